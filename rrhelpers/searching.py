@@ -72,7 +72,7 @@ def _search_block(queries, corpus, top_k, device) -> list[list[Hit]]:
     best = [(np.zeros(0), np.zeros(0, dtype=np.int64)) for _ in queries]
     on_device = torch.from_numpy(queries.astype(np.float32)).to(device)
     for start in range(0, len(corpus), _CORPUS_BLOCK):
-        block = np.ascontiguousarray(corpus[start : start + _CORPUS_BLOCK], dtype=np.float32)
+        block = np.require(corpus[start : start + _CORPUS_BLOCK], np.float32, ["C", "W"])  # copies a read-only map
         _check_finite(block, "corpus_vectors")
         scores = on_device @ torch.from_numpy(block).to(device).T
         worst = scores.topk(min(top_k, len(block)), dim=1).values[:, -1:]
