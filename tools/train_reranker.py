@@ -256,6 +256,9 @@ def save(model, out: Path) -> None:
     weights = load_file(out / "adapter_model.safetensors")
     save_file({k: v.half().contiguous() for k, v in weights.items()}, out / "adapter_model.safetensors")
     (out / "README.md").unlink(missing_ok=True)
+    config = json.loads((out / "adapter_config.json").read_text(encoding="utf-8"))
+    config["base_model_name_or_path"] = "sentence-transformers/all-MiniLM-L6-v2"  # not this machine's folder
+    (out / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def reciprocal_rank(is_own: np.ndarray) -> float:
