@@ -46,10 +46,11 @@ def compare(published: Sequence[float], ours: Sequence[float], labels: Sequence[
     import pandas as pd
 
     table = pd.DataFrame({"published": list(published), "ours": [float(x) for x in ours]}, index=list(labels))
-    table["difference"] = table["ours"] - table["published"]
+    table = table.round(4)
+    table["difference"] = (table["ours"] - table["published"]).round(4) + 0.0  # no negative zero
     same = table["difference"].abs() <= tolerance
     table["reproduced"] = same.map({True: "yes", False: "no"}) if profile() == "hub" else "another model"
-    return table.round(4)
+    return table
 
 
 def quiz(name: str) -> None:
@@ -67,6 +68,23 @@ def quiz(name: str) -> None:
         there = ", ".join(sorted(p.stem for p in path.parent.glob("*.json")))
         raise ValueError(f"there is no quiz {name!r}; there are {there}")
     display_quiz(json.loads(path.read_text(encoding="utf-8")), colors="fdsp")
+
+
+def diagram(name: str) -> None:
+    """Show one of the book's drawings; it takes the page's text colour, so it reads on light and dark.
+
+    Raises
+    ------
+    ValueError
+        If there is no such drawing.
+    """
+    from IPython.display import HTML, display
+
+    path = _DATA / "diagrams" / f"{name}.svg"
+    if not path.exists():
+        there = ", ".join(sorted(p.stem for p in path.parent.glob("*.svg")))
+        raise ValueError(f"there is no diagram {name!r}; there are {there}")
+    display(HTML(f'<figure class="rr-figure">{path.read_text(encoding="utf-8")}</figure>'))
 
 
 def show(figure, name: str, alt: str, digits: int = 4) -> None:
