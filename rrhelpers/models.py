@@ -93,7 +93,7 @@ def merge_adapter(model, folder: Path) -> None:
     Raises
     ------
     ValueError
-        If the adapter names a weight that the model doesn't have.
+        If the adapter names a weight that the model doesn't have, or has in another shape.
     """
     import torch
     from safetensors.torch import load_file
@@ -107,15 +107,16 @@ def merge_adapter(model, folder: Path) -> None:
         if name.endswith(".lora_B.weight"):
             continue  # comes with its A
         target = name.replace(".lora_A.weight", ".weight")
-        if target not in weights:
-            raise ValueError(f"the adapter in {folder} has {key}, but the model has no {target}")
+        whole = target == name
+        value = tensor.float() if whole else scale * tensors[key.replace("lora_A", "lora_B")].float() @ tensor.float()
+        weight = weights.get(target)
+        if weight is None or weight.shape != value.shape:
+            there = "no such weight" if weight is None else f"one of shape {tuple(weight.shape)}"
+            raise ValueError(
+                f"the adapter in {folder} doesn't fit: it has {target} {tuple(value.shape)}, the model has {there}"
+            )
         with torch.no_grad():
-            weight = weights[target]
-            if target != name:
-                b = tensors[key.replace("lora_A", "lora_B")].to(weight)
-                weight += scale * (b @ tensor.to(weight))
-            else:
-                weight.copy_(tensor)
+            weight.copy_(value if whole else weight + value)
 
 
 def backbone_folder() -> Path:

@@ -91,11 +91,11 @@ SPECS: tuple[Spec, ...] = (
         profile="hub",
         id="sentence-transformers/multi-qa-MiniLM-L6-cos-v1",
         revision="b207367332321f8e44f96e224ef15bc607f4dbf0",
-        # The card says 512, but it was trained with up to 250 word pieces; the published search cut at 256.
+        # The model takes 512, the published search cut at 256.
         max_length=256,
         pooling="mean",
-        licence="unknown",
-        found_in="",
+        licence="not stated in its card's metadata",
+        found_in="mteb's model metadata (ModelMeta of multi-qa-MiniLM-L6-cos-v1) on GitHub",
     ),
     Spec(
         role="reranker",
@@ -104,22 +104,28 @@ SPECS: tuple[Spec, ...] = (
         revision="c5ee24cb16019beea0893ab7796b1df96625c6b8",
         max_length=512,
         scale="logit",
+        licence="Apache-2.0",
+        found_in="model cards on GitHub of models fine-tuned from it, as their base's revision",
     ),
     Spec(
         role="reranker-small",
         profile="hub",
         id="cross-encoder/ms-marco-TinyBERT-L2-v2",
-        revision=None,
+        revision="81d1926f67cb8eee2c2be17ca9f793c7c3bd20cc",
         max_length=512,
         scale="logit",
+        licence="Apache-2.0",
+        found_in="model cards on GitHub of models fine-tuned from it, as their base's revision",
     ),
     Spec(
         role="reranker-large",
         profile="hub",
         id="BAAI/bge-reranker-base",
-        revision=None,
+        revision="2cfc18c9415c912f9d8155881c133215df768a70",
         max_length=512,
         scale="probability",
+        licence="MIT",
+        found_in="model pins of several projects on GitHub, which agree",
     ),
     Spec(
         role="papers",
@@ -127,6 +133,8 @@ SPECS: tuple[Spec, ...] = (
         id="jamescalam/ai-arxiv-chunked",
         revision=None,
         kind="dataset",
+        licence="not known",
+        found_in="no commit was found in public files: unpinned",
     ),
 )
 

@@ -294,7 +294,7 @@ def evaluate(model, tokenizer, bi_encoder, papers, chunks, owner, vectors, args,
         "reranked_mrr@10": round(float(np.mean(after)), 4),
         "gain": round(float(gain.mean()), 4),
         "gain_95%": [round(float(v), 4) for v in np.percentile(draws, [2.5, 97.5])],
-        "recall@25": round(float(np.mean([(owner[r] == n).any() for (_, n), r in zip(asked, rows, strict=True)])), 4),
+        "recall@25": round(float(np.mean([(owner[r] == n).any() for (_, n), r in zip(asked, rows, strict=True)])), 3),
     }
 
 
