@@ -189,7 +189,7 @@ class _Rows:
         return vectors
 
     def _open(self, folder: Path) -> None:
-        self.file = tempfile.NamedTemporaryFile(dir=folder, suffix=".npy.tmp", delete=False)
+        self.file = tempfile.NamedTemporaryFile(dir=folder, suffix=".npy.tmp", delete=False)  # noqa: SIM115 - see __exit__
         self.file.write(_npy_header((0, self.dimension)))
 
 

@@ -1,7 +1,7 @@
 """Read each passage again, together with the query."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from tqdm.auto import tqdm
@@ -69,7 +69,7 @@ def rerank(
         raise ValueError(f"score is {score!r}; use 'logit' or 'probability'")
     if batch_size < 1 or (top_k is not None and top_k < 1):
         raise ValueError(f"batch_size and top_k must be at least 1, not {batch_size} and {top_k}")
-    single = isinstance(query, str) or not isinstance(query, Sequence)
+    single = isinstance(query, str | bytes) or not isinstance(query, Iterable)
     queries, lists = ([query], [hits]) if single else (list(query), list(hits))
     if len(queries) != len(lists):
         raise ValueError(f"{len(queries)} queries but {len(lists)} lists of hits: give one list for each query")

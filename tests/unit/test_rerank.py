@@ -2,6 +2,7 @@
 
 import warnings
 from dataclasses import replace
+from itertools import chain
 
 import datasets
 import numpy as np
@@ -60,7 +61,7 @@ def test_several_queries_at_once(reranker):
     together = rr.rerank(reranker, queries, [HITS, HITS[:2]], PASSAGES)
     alone = [rr.rerank(reranker, q, h, PASSAGES) for q, h in zip(queries, [HITS, HITS[:2]], strict=True)]
     assert [[h.corpus_id for h in hits] for hits in together] == [[h.corpus_id for h in hits] for hits in alone]
-    for a, b in zip(sum(together, []), sum(alone, []), strict=True):
+    for a, b in zip(chain(*together), chain(*alone), strict=True):
         assert a.score == pytest.approx(b.score, abs=1e-4)
 
 

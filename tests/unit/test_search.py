@@ -80,7 +80,7 @@ def test_not_a_number_is_found(unit_vectors, bad):
     corpus = unit_vectors(5)
     broken = corpus.copy()
     broken[3, 2] = bad
-    with pytest.raises(ValueError, match="corpus_vectors hold NaN or infinity in 1 row.*at 3"):
+    with pytest.raises(ValueError, match=r"corpus_vectors hold NaN or infinity in 1 row.*at 3"):
         rr.search(corpus[0], broken)
     with pytest.raises(ValueError, match="query_vectors hold NaN"):
         rr.search(broken[3], corpus)
