@@ -4,6 +4,7 @@ import os
 import tempfile
 import warnings
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
@@ -158,8 +159,9 @@ class _Rows:
 
     def __exit__(self, *error) -> None:
         if self.file is not None:  # still open: the run failed, and a half-written file helps nobody
-            self.file.close()
             os.unlink(self.file.name)
+            with suppress(OSError):  # on a full disk, closing fails like writing did
+                self.file.close()
 
     def append(self, vectors: np.ndarray) -> None:
         self.count += len(vectors)

@@ -65,7 +65,11 @@ def pytest(kind: str, folder: Path, environment) -> tuple[int, int, int]:
         command += ["no:cacheprovider", f"--nbval-sanitize-with={ROOT / 'tests/notebooks/sanitize.cfg'}"]
         command += ["-n2", "--dist=loadfile", str(alone)]
     else:
-        command += {"unit": ["tests/unit", "tests/notebooks"], "hub": ["tests/hub"], "browser": ["tests/browser"]}[kind]
+        command += {
+            "unit": ["tests/unit", "tests/notebooks"],
+            "hub": ["-n2", "tests/hub"],  # they wait for refused connections most of the time
+            "browser": ["tests/browser"],
+        }[kind]
     code = subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
     if not report.exists():
         return 0, 1, 0

@@ -1,0 +1,28 @@
+"""What a reader does in the hub profile, start to end; the results as one line of JSON."""
+
+import json
+import warnings
+
+import rrhelpers as rr
+
+warnings.simplefilter("ignore")  # the tiny models' cut texts
+papers = rr.load_papers()
+model = rr.load_bi_encoder()
+passages = papers["chunk"][:]
+vectors = rr.encode(model, passages)
+hits = rr.search(rr.encode(model, "what is rlhf?"), vectors, top_k=5)
+scores = {
+    role: [round(hit.score, 6) for hit in rr.rerank(rr.load_reranker(role), "what is rlhf?", hits, passages)]
+    for role in ("reranker", "reranker-small", "reranker-large")
+}
+print(
+    json.dumps(
+        {
+            "columns": papers.column_names,
+            "rows": papers.num_rows,
+            "limit": model.max_seq_length,
+            "hits": [hit.corpus_id for hit in hits],
+            "scores": scores,
+        }
+    )
+)

@@ -1,0 +1,44 @@
+"""Run `encode` in a child process for each line on standard input, and say its process id.
+
+    python killable.py MODEL CACHE OUT
+
+Importing torch takes seconds and forking doesn't, so a test can start and kill many runs.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+import torch
+
+import rrhelpers as rr
+from rrhelpers import encoding
+
+torch.set_num_threads(1)  # no thread pool, so forking is safe
+encoding.BLOCK = 16
+
+
+def texts(n: int = 1600) -> list[str]:
+    """Return many different texts, some of them long."""
+    return [f"passage {i} of the reward model " + "to read a query " * (i % 9) for i in range(n)]
+
+
+def main() -> None:
+    """Serve until standard input ends."""
+    folder, cache, out = sys.argv[1:]
+    model = rr.load_bi_encoder(folder, device="cpu", dtype=torch.float32)
+    for _ in sys.stdin:
+        child = os.fork()
+        if child == 0:
+            try:
+                rr.encode(model, texts(), cache=cache, out=out, progress=False)
+            except BaseException as error:
+                Path(out).with_suffix(".error").write_text(repr(error))
+            os._exit(0)
+        print(child, flush=True)
+        os.waitpid(child, 0)
+        print("ended", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,240 @@
+"""What may go wrong while encoding: killed runs, damaged files, full disks, two at once. Nothing is lost."""
+
+import hashlib
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from killable import texts as many_texts
+
+import rrhelpers as rr
+from rrhelpers import cache, encoding
+
+KILLS = 50
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Return the folder of a tiny bi-encoder."""
+    return tiny.bi_encoder(tmp_path_factory.mktemp("model") / "bi-encoder")
+
+
+@pytest.fixture(scope="module")
+def small(folder):
+    """Return the tiny bi-encoder, loaded."""
+    return rr.load_bi_encoder(str(folder), device="cpu", dtype=torch.float32)
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch):
+    """Cut corpora into blocks of 16 texts, so that a run writes many files."""
+    monkeypatch.setattr(encoding, "BLOCK", 16)
+
+
+def files(where: Path) -> list[Path]:
+    """Return the finished blocks in a cache folder."""
+    return sorted(where.glob("*/*.vectors"))
+
+
+def serve(folder, where, out):
+    """Start the process that encodes on demand."""
+    command = [sys.executable, str(Path(__file__).with_name("killable.py")), str(folder), str(where), str(out)]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def start(server) -> int:
+    """Begin one run and return its process id."""
+    server.stdin.write("go\n")
+    server.stdin.flush()
+    return int(server.stdout.readline())
+
+
+def test_killed_at_random_moments(folder, small, tmp_path):
+    """50 runs are killed; every block on the disk is whole, and what they left gives the right result."""
+    where, out = tmp_path / "blocks", tmp_path / "vectors.npy"
+    expected = rr.encode(small, many_texts(), cache=False, progress=False)
+    rng = random.Random(7)
+    server = serve(folder, where, out)
+    try:
+        start(server)
+        began = time.monotonic()
+        assert server.stdout.readline() == "ended\n"
+        whole_run = time.monotonic() - began
+        interrupted = 0
+        for _ in range(KILLS):
+            if out.exists():  # the last run came to its end before it was killed: begin afresh
+                out.unlink()
+                for path in files(where):
+                    path.unlink()
+            child = start(server)
+            time.sleep(rng.uniform(0, whole_run / 3))
+            with suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
+            assert server.stdout.readline() == "ended\n"
+            interrupted += not out.exists()
+            for path in files(where):
+                data = path.read_bytes()
+                assert hashlib.sha256(data[32:]).digest() == data[:32], f"{path} is half-written"
+        assert interrupted > KILLS / 2, "too few runs were killed before their end for this test to mean anything"
+        assert not out.with_suffix(".error").exists()
+    finally:
+        server.stdin.close()
+        server.wait(30)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        resumed = rr.encode(small, many_texts(), cache=where, out=tmp_path / "resumed.npy", progress=False)
+    assert (np.asarray(resumed) == expected).all()
+
+
+def test_goes_on_where_it_stopped(small, texts, tmp_path, monkeypatch):
+    """An interrupted run keeps its finished blocks, and the next one computes the others only."""
+    computed = []
+    real = encoding._Encoder.__call__
+
+    def count(self, batch, done):
+        if len(computed) == 5:
+            raise KeyboardInterrupt
+        computed.append(len(batch))
+        return real(self, batch, done)
+
+    monkeypatch.setattr(encoding._Encoder, "__call__", count)
+    with pytest.raises(KeyboardInterrupt):
+        rr.encode(small, texts, cache=tmp_path)
+    assert len(files(tmp_path)) == 5
+    monkeypatch.setattr(encoding._Encoder, "__call__", real)
+    again = []
+    monkeypatch.setattr(encoding._Encoder, "__call__", lambda s, b, d: again.append(len(b)) or real(s, b, d))
+    rr.encode(small, texts, cache=tmp_path)
+    assert sum(computed) + sum(again) == len(texts)
+
+
+def test_what_is_cached_is_not_computed(small, texts, tmp_path, monkeypatch):
+    first = rr.encode(small, texts, cache=tmp_path)
+    monkeypatch.setattr(encoding._Encoder, "__call__", lambda *a: pytest.fail("computed again"))
+    assert (rr.encode(small, texts, cache=tmp_path) == first).all()
+    assert (rr.encode(small, (text for text in texts), cache=tmp_path) == first).all()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda m, t: t.__setitem__(40, "another text"),
+        lambda m, t: setattr(m, "max_seq_length", 8),
+        lambda m, t: m[0].auto_model.embeddings.word_embeddings.weight.data.mul_(1.5),
+        lambda m, t: setattr(m[1], "pooling_mode", "cls"),
+        lambda m, t: m.prompts.update(query="read "),
+    ],
+    ids=["text", "maximum length", "weights", "pooling", "prefix"],
+)
+def test_what_decides_a_vector_is_in_its_key(folder, texts, tmp_path, change):
+    """With anything changed that decides vectors, none of the old ones come back."""
+    changed, texts = rr.load_bi_encoder(str(folder), device="cpu", dtype=torch.float32), list(texts)
+    before = rr.encode(changed, texts, cache=tmp_path, kind="query")
+    change(changed, texts)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # truncated texts
+        after = rr.encode(changed, texts, cache=tmp_path, kind="query")
+        expected = rr.encode(changed, texts, cache=False, kind="query")
+    assert (after == expected).all()
+    assert (after != before).any()
+
+
+@pytest.mark.parametrize("damage", ["flipped byte", "truncated", "empty", "of another shape"])
+def test_a_damaged_file_is_computed_again(small, texts, tmp_path, damage):
+    expected = rr.encode(small, texts, cache=tmp_path)
+    path = files(tmp_path)[3]
+    data = bytearray(path.read_bytes())
+    if damage == "flipped byte":
+        data[len(data) // 2] ^= 1
+    elif damage == "truncated":
+        data = data[: len(data) // 2]
+    elif damage == "empty":
+        data = b""
+    else:
+        payload = cache.save({"vectors": np.zeros((1, 2), np.float32)})
+        data = hashlib.sha256(payload).digest() + payload
+    path.write_bytes(data)
+    with pytest.warns(UserWarning, match=f"{path.name} are damaged"):
+        assert (rr.encode(small, texts, cache=tmp_path) == expected).all()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert (rr.encode(small, texts, cache=tmp_path) == expected).all()
+
+
+def test_a_read_only_cache_folder(small, texts):
+    """Nobody, not even root, makes folders in /sys."""
+    with pytest.warns(UserWarning, match="cannot write to the cache folder") as caught:
+        vectors = rr.encode(small, texts, cache="/sys/rrhelpers")
+    assert len(caught) == 1
+    assert (vectors == rr.encode(small, texts, cache=False)).all()
+
+
+@pytest.fixture
+def full_disk():
+    """Let the kernel refuse every write beyond 1,000 bytes into a file, as a full disk does."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_full_disk_under_the_cache(small, texts, tmp_path, full_disk):
+    with pytest.warns(UserWarning, match="cannot write to the cache folder") as caught:
+        vectors = rr.encode(small, texts, cache=tmp_path)
+    assert len(caught) == 1
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+    assert (vectors == rr.encode(small, texts, cache=False)).all()
+
+
+def test_a_full_disk_under_the_output(small, texts, tmp_path, full_disk):
+    """There the file is what was asked for: it is an error, and no half of it is left."""
+    with pytest.raises(OSError, match="too large"):
+        rr.encode(small, texts, cache=False, out=tmp_path / "vectors.npy")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_processes_encode_the_same_corpus(folder, small, tmp_path):
+    where = tmp_path / "blocks"
+    outs = [tmp_path / f"{name}.npy" for name in "ab"]
+    servers = [serve(folder, where, out) for out in outs]
+    for server in servers:
+        start(server)
+    for server, out in zip(servers, outs, strict=True):
+        server.stdin.close()
+        assert server.wait(120) == 0
+        assert not out.with_suffix(".error").exists()
+    expected = rr.encode(small, many_texts(), cache=False, progress=False)
+    for out in outs:
+        assert (np.load(out) == expected).all()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert (rr.encode(small, many_texts(), cache=where, progress=False) == expected).all()
+
+
+def test_leftovers_of_killed_runs_are_swept(small, texts, tmp_path):
+    rr.encode(small, texts, cache=tmp_path)
+    old, new = (files(tmp_path)[0].with_name(f"{name}.tmp") for name in ("old", "new"))
+    for path in (old, new):
+        path.write_bytes(b"half a block")
+    os.utime(old, (time.time() - 7200,) * 2)
+    rr.encode(small, texts, cache=tmp_path)
+    assert not old.exists()
+    assert new.exists(), "another process may still be writing this one"
+
+
+def test_clear_cache(small, texts, own_cache):
+    rr.encode(small, texts)
+    assert files(own_cache / "vectors")
+    rr.clear_cache()
+    assert not (own_cache / "vectors").exists()
