@@ -17,13 +17,15 @@ class Spec:
     ----------
     role : str
         What it is for: ``bi-encoder``, ``reranker``, ``papers``, …
-    profile : {"embedded", "hub"}
+    profile : str
+        ``embedded`` or ``hub``.
     id : str
         Name on the hub, or of the package or folder that carries it.
     revision : str or None
         Commit on the hub; None is *unpinned* and listed so in the model cards. The embedded models
         come with the package and need none.
-    kind : {"model", "dataset"}
+    kind : str
+        ``model`` or ``dataset``.
     max_length : int or None
         Tokens that the model reads; for a cross-encoder query and passage together.
     pooling : str or None

@@ -1,0 +1,44 @@
+"""The cards say what the measurements and the registry say."""
+
+import json
+
+import pytest
+from chapters import ROOT
+
+from rrhelpers.registry import SPECS
+
+CARDS = (ROOT / "book" / "model-cards.md").read_text(encoding="utf-8")
+RERANKER = ROOT / "rrhelpers" / "weights" / "reranker"
+
+
+def figure(value: float, digits: int) -> str:
+    """Format as the cards do."""
+    return f"{value:.{digits}f}".replace("-", "−")
+
+
+@pytest.mark.parametrize("one", [one for one in SPECS if one.profile == "hub"], ids=lambda one: one.id)
+def test_every_hub_model_is_listed_with_its_revision(one):
+    row = next(line for line in CARDS.splitlines() if line.startswith(f"| `{one.role}` | {one.id} |"))
+    assert (f"`{one.revision}`" if one.revision else "| unpinned |") in row
+    assert one.licence in row
+
+
+def test_the_held_out_figures_are_those_measured():
+    measured = json.loads((RERANKER / "training.json").read_text())["held_out"]
+    for name in ("bi_encoder_mrr@10", "reranked_mrr@10", "gain"):
+        assert figure(measured[name], 4) in CARDS, name
+    for bound in measured["gain_95%"]:
+        assert figure(bound, 4) in CARDS
+    assert measured["gain_95%"][0] > 0.05
+
+
+def test_the_figures_from_elsewhere_are_those_measured():
+    for name, measured in json.loads((RERANKER / "elsewhere.json").read_text()).items():
+        for key in ("bi_encoder", "reranked", "gain"):
+            assert figure(measured[key], 3) in CARDS, f"{name} {key}"
+        for bound in measured["gain_95%"]:
+            assert figure(bound, 3) in CARDS, name
+
+
+def test_adapters_are_small():
+    assert (RERANKER / "adapter_model.safetensors").stat().st_size < 3e6
