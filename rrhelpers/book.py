@@ -16,6 +16,18 @@ COLORS = {
     "late interaction": "#CC79A7",
     "neutral": "#7F7F7F",
 }
+# Figures are transparent: their text must be read on white and on black alike.
+_TEXT = "#757575"
+_QUIZ_COLORS = {
+    "--jq-multiple-choice-bg": "#1d4e7e",
+    "--jq-numeric-bg": "#1d4e7e",
+    "--jq-numeric-input-bg": "#12304f",
+    "--jq-numeric-input-label": "#757575",
+    "--jq-mc-button-bg": "#fafafa",
+    "--jq-text-color": "#fafafa",
+    "--jq-correct-color": "#2e7d32",
+    "--jq-incorrect-color": "#666666",
+}
 _DATA = Path(__file__).parent / "data"
 _PLOTLY_IN_SITE = "../_static/vendor/plotly.min.js"
 _GRID = "rgba(127,127,127,0.25)"
@@ -67,7 +79,7 @@ def quiz(name: str) -> None:
     if not path.exists():
         there = ", ".join(sorted(p.stem for p in path.parent.glob("*.json")))
         raise ValueError(f"there is no quiz {name!r}; there are {there}")
-    display_quiz(json.loads(path.read_text(encoding="utf-8")), colors="fdsp")
+    display_quiz(json.loads(path.read_text(encoding="utf-8")), colors=_QUIZ_COLORS)
 
 
 def diagram(name: str) -> None:
@@ -108,7 +120,7 @@ def show(figure, name: str, alt: str, digits: int = 4) -> None:
         template="none",
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
-        font={"color": COLORS["neutral"], "size": 14},
+        font={"color": _TEXT, "size": 14},
         colorway=list(COLORS.values()),
         hoverlabel={"font": {"color": "white"}},
         autosize=True,

@@ -92,8 +92,8 @@ def explorer(
         hidden = "" if number == 0 else " hidden"
         panels.append(
             f'<div class="rr-panel" data-number="{number}"{hidden}>'
-            f"<div><h4>Bi-encoder</h4>{results_html(found, passages, titles)}</div>"
-            f"<div><h4>Reranked</h4>{results_html(best, passages, titles)}</div></div>"
+            f"<div><h3>Bi-encoder</h3>{results_html(found, passages, titles)}</div>"
+            f"<div><h3>Reranked</h3>{results_html(best, passages, titles)}</div></div>"
         )
     script = (
         f"for (const p of document.querySelectorAll('#{name} .rr-panel')) p.hidden = p.dataset.number !== this.value"

@@ -4,6 +4,7 @@ The work is done on a copy of the sources, so the working tree stays as it was.
 """
 
 import argparse
+import copy
 import shutil
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import nbformat
 import vendor
 import yaml
 from address import repository
-from chapters import ROOT, WIDGET_VIEW, chapters, execute_all, normalise, tags
+from chapters import ROOT, WIDGET_VIEW, chapters, execute_all, normalise, notebooks, tags
 
 OUT = ROOT / "_build" / "html"
 SOURCES = ("_config.yml", "_toc.yml", "book", "assets")
@@ -31,11 +32,11 @@ def main() -> None:
     if args.execute:
         print("Executing the chapters, two at a time:", flush=True)
         try:
-            books = {path: normalise(book) for path, (book, _) in execute_all(chapters()).items()}
+            books = {path: normalise(book) for path, (book, _) in execute_all(notebooks()).items()}
         except RuntimeError as error:
             raise SystemExit(str(error)) from None
     else:
-        books = {path: nbformat.read(path, as_version=4) for path in chapters()}
+        books = {path: nbformat.read(path, as_version=4) for path in notebooks()}
 
     with tempfile.TemporaryDirectory() as folder:
         stage = Path(folder) / "source"
@@ -44,7 +45,7 @@ def main() -> None:
             copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
             copy(ROOT / name, stage / name)
         for path, book in books.items():
-            nbformat.write(_for_the_site(book, path.stem, has_widgets), stage / "book" / path.name)
+            nbformat.write(_for_the_site(book, path, has_widgets), stage / "book" / path.name)
         _configure(stage / "_config.yml", has_widgets)
         command = [str(Path(sys.executable).parent / "jupyter-book"), "build", ".", "-W", "--keep-going", "-n", "-q"]
         if subprocess.run(command, cwd=stage, check=False).returncode:
@@ -52,10 +53,10 @@ def main() -> None:
         shutil.rmtree(OUT, ignore_errors=True)
         OUT.parent.mkdir(exist_ok=True)
         shutil.move(stage / "_build" / "html", OUT)
-    for path, book in books.items():
+    for path in chapters():
         target = OUT / "exercises" / path.name
         target.parent.mkdir(exist_ok=True)
-        nbformat.write(exercise_version(book), target)
+        nbformat.write(exercise_version(books[path]), target)
     print(f"The site is in {OUT.relative_to(ROOT)}: open {OUT.relative_to(ROOT)}/index.html, or `make serve`.")
 
 
@@ -73,13 +74,14 @@ def exercise_version(book):
     return exercises
 
 
-def _for_the_site(book, name: str, has_widgets: bool):
-    """Add the link to the exercise version; show widgets as text where their script is missing."""
-    opening = book.cells[0]
-    opening.source += (
-        f'\n\n<p class="rr-downloads"><a href="../exercises/{name}.ipynb" download>'
-        "Exercise version of this notebook</a> (without solutions and outputs)</p>"
-    )
+def _for_the_site(book, path: Path, has_widgets: bool):
+    """Add a chapter's link to its exercise version; show widgets as text where their script is missing."""
+    book = copy.deepcopy(book)
+    if path in chapters():
+        book.cells[0].source += (
+            f'\n\n<p class="rr-downloads"><a href="../exercises/{path.name}" download>'
+            "Exercise version of this notebook</a> (without solutions and outputs)</p>"
+        )
     for cell in book.cells:
         for output in cell.get("outputs", []):
             if not has_widgets and WIDGET_VIEW in output.get("data", {}):

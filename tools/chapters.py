@@ -33,11 +33,16 @@ ENVIRONMENT = {
 }
 
 
-def chapters() -> list[Path]:
-    """Return the notebooks of the table of contents, in its order."""
+def notebooks() -> list[Path]:
+    """Return the notebooks of the table of contents, in its order: the chapters, and pages with figures."""
     toc = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
     files = [entry["file"] for part in toc["parts"] for entry in part["chapters"]]
     return [path for file in files if (path := ROOT / f"{file}.ipynb").exists()]
+
+
+def chapters() -> list[Path]:
+    """Return the chapters: the notebooks whose names begin with a number."""
+    return [path for path in notebooks() if path.name[:2].isdigit()]
 
 
 def tags(cell) -> list[str]:

@@ -8,13 +8,13 @@ changed, its file is left as it was.
 import sys
 
 import nbformat
-from chapters import ROOT, chapters, execute_all, normalise, unchanged
+from chapters import ROOT, execute_all, normalise, notebooks, unchanged
 from tqdm.auto import tqdm
 
 
 def main() -> None:
     """Execute the chapters named on the command line (parts of their file names), or all."""
-    chosen = [p for p in chapters() if not sys.argv[1:] or any(word in p.name for word in sys.argv[1:])]
+    chosen = [p for p in notebooks() if not sys.argv[1:] or any(word in p.name for word in sys.argv[1:])]
     if not chosen:
         raise SystemExit(f"no chapter matches {sys.argv[1:]}")
     for path, (book, _) in execute_all(chosen).items():

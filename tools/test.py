@@ -9,7 +9,7 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from time import monotonic
 
-from chapters import ENVIRONMENT, ROOT, chapters
+from chapters import ENVIRONMENT, ROOT, notebooks
 
 KINDS = ("lint", "unit", "nbval", "hub", "browser")
 
@@ -58,7 +58,7 @@ def pytest(kind: str, folder: Path, environment) -> tuple[int, int, int]:
     if kind == "nbval":
         # Each chapter in a folder of its own with nothing else in it: it must run from the package alone.
         alone = folder / "chapters"
-        for path in chapters():
+        for path in notebooks():
             (alone / path.stem).mkdir(parents=True)
             shutil.copy(path, alone / path.stem)
         command += ["--nbval", "--nbval-current-env", "--nbval-cell-timeout=300", f"--rootdir={alone}", "-p"]

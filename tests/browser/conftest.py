@@ -5,6 +5,7 @@ import http.server
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -25,6 +26,11 @@ OUTSIDE = re.compile(r"^(?:https?|wss?|ftp)://(?!127\.0\.0\.1[:/])")
 DESKTOP = {"width": 1400, "height": 900}
 # The theme declares a variable twice where there is a launch button, and has no mode on a first visit.
 HARMLESS = ("THEBE_JS_URL", "Got invalid theme mode: .")
+
+
+def pytest_configure() -> None:
+    """Let a request to stop be like Ctrl-C, so that no server or browser is left running."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 @dataclass

@@ -7,8 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import urllib.error
-import urllib.request
 from contextlib import contextmanager, suppress
 from time import monotonic, sleep
 
@@ -52,14 +50,10 @@ def serve(folder, *command: str):
 def _wait_until_it_answers(server, port: int, log) -> None:
     until = monotonic() + 90
     while monotonic() < until and server.poll() is None:
-        try:
-            urllib.request.urlopen(f"http://127.0.0.1:{port}/api", timeout=5)
-        except urllib.error.HTTPError:
-            return  # it answers, if only that it has no such page
-        except OSError:
-            sleep(0.2)
-        else:
+        with suppress(OSError):
+            socket.create_connection(("127.0.0.1", port), timeout=5).close()
             return
+        sleep(0.2)
     raise AssertionError(f"the server doesn't answer:\n{log.read_text()[-3000:]}")
 
 
