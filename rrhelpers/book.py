@@ -125,6 +125,8 @@ def show(figure, name: str, alt: str, digits: int = 4) -> None:
         hoverlabel={"font": {"color": "white"}},
         autosize=True,
     )
+    if figure.layout.margin.t is None:
+        figure.update_layout(margin={"t": 20, "r": 20})
     figure.update_xaxes(gridcolor=_GRID, zerolinecolor=_GRID, automargin=True)
     figure.update_yaxes(gridcolor=_GRID, zerolinecolor=_GRID, automargin=True)
     if _in_colab():

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from html import escape
+from threading import Lock
 
 from .encoding import encode
 from .hits import Hit
@@ -44,19 +45,29 @@ def search_box(model, reranker, vectors, passages: Sequence[str], titles: Sequen
     answer = widgets.HTML()
     passages, titles = list(passages), list(titles)
 
+    one_at_a_time, shown = Lock(), None
+
     def run(_=None):
-        text = query.value.strip()
-        if not text:
-            answer.value = "<p>Type a question first.</p>"
-            return
-        answer.value = "<p>Searching…</p>"
-        try:
-            hits = search(encode(model, text), vectors, top_k=top_k)
-            if reranked.value:
-                hits = rerank(reranker, text, hits, passages)
-            answer.value = results_html(hits, passages, titles)
-        except (ValueError, TypeError) as error:
-            answer.value = f"<p>{escape(str(error))}</p>"
+        # JupyterLab runs the events of different widgets in different threads: a click of the button
+        # and the text that was typed before it may come at once, and in either order. So the values
+        # are read when it is our turn, and whoever comes last shows the newest.
+        nonlocal shown
+        with one_at_a_time:
+            text, with_reranker = asked = query.value.strip(), reranked.value
+            if asked == shown:
+                return
+            if not text:
+                answer.value, shown = "<p>Type a question first.</p>", asked
+                return
+            answer.value = "<p>Searching…</p>"
+            try:
+                hits = search(encode(model, text), vectors, top_k=top_k)
+                if with_reranker:
+                    hits = rerank(reranker, text, hits, passages)
+                answer.value = results_html(hits, passages, titles)
+            except (ValueError, TypeError) as error:
+                answer.value = f"<p>{escape(str(error))}</p>"
+            shown = asked
 
     button.on_click(run)
     query.observe(run, "value")

@@ -75,7 +75,7 @@ def exercise_version(book):
 
 
 def _for_the_site(book, path: Path, has_widgets: bool):
-    """Add a chapter's link to its exercise version; show widgets as text where their script is missing."""
+    """Add a chapter's link to its exercises, fold its solutions; show widgets as text where their script is missing."""
     book = copy.deepcopy(book)
     if path in chapters():
         book.cells[0].source += (
@@ -83,6 +83,8 @@ def _for_the_site(book, path: Path, has_widgets: bool):
             "Exercise version of this notebook</a> (without solutions and outputs)</p>"
         )
     for cell in book.cells:
+        if cell.cell_type == "markdown" and "solution" in tags(cell):
+            cell.source = f":::{{admonition}} Solution\n:class: dropdown\n\n{cell.source}\n:::"
         for output in cell.get("outputs", []):
             if not has_widgets and WIDGET_VIEW in output.get("data", {}):
                 del output.data[WIDGET_VIEW]

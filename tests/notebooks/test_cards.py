@@ -5,6 +5,7 @@ import json
 import pytest
 from chapters import ROOT
 
+import rrhelpers as rr
 from rrhelpers.registry import SPECS
 
 CARDS = (ROOT / "book" / "model-cards.md").read_text(encoding="utf-8")
@@ -42,3 +43,8 @@ def test_the_figures_from_elsewhere_are_those_measured():
 
 def test_adapters_are_small():
     assert (RERANKER / "adapter_model.safetensors").stat().st_size < 3e6
+
+
+def test_every_public_name_is_on_the_api_page():
+    page = (ROOT / "book" / "api.md").read_text(encoding="utf-8")
+    assert [name for name in rr.__all__ if name != "book" and f".{name}\n" not in page] == []

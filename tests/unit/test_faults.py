@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 import warnings
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -180,26 +180,31 @@ def test_a_read_only_cache_folder(small, texts):
     assert (vectors == rr.encode(small, texts, cache=False)).all()
 
 
-@pytest.fixture
+@contextmanager
 def full_disk():
-    """Let the kernel refuse every write beyond 1,000 bytes into a file, as a full disk does."""
+    """Let the kernel refuse every write beyond 1,000 bytes into a file, as a full disk does.
+
+    Not a fixture: pytest prints each result before it tears fixtures down, and its own output may go to a file.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_a_full_disk_under_the_cache(small, texts, tmp_path, full_disk):
-    with pytest.warns(UserWarning, match="cannot write to the cache folder") as caught:
+def test_a_full_disk_under_the_cache(small, texts, tmp_path):
+    with full_disk(), pytest.warns(UserWarning, match="cannot write to the cache folder") as caught:
         vectors = rr.encode(small, texts, cache=tmp_path)
     assert len(caught) == 1
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
     assert (vectors == rr.encode(small, texts, cache=False)).all()
 
 
-def test_a_full_disk_under_the_output(small, texts, tmp_path, full_disk):
+def test_a_full_disk_under_the_output(small, texts, tmp_path):
     """There the file is what was asked for: it is an error, and no half of it is left."""
-    with pytest.raises(OSError, match="too large"):
+    with full_disk(), pytest.raises(OSError, match="too large"):
         rr.encode(small, texts, cache=False, out=tmp_path / "vectors.npy")
     assert list(tmp_path.iterdir()) == []
 
