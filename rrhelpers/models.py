@@ -75,6 +75,9 @@ def load_reranker(name: str = "reranker", *, device=None, dtype=None):
     if adapter:
         merge_adapter(model.model, adapter)
         model.to(dtype)
+        fusion = adapter / "fusion.json"
+        if fusion.exists():  # how `rerank` weighs the logit with the retriever's cosine
+            model.model.config.fusion = json.loads(fusion.read_text(encoding="utf-8"))["weights"]
     if one.max_length:
         model.tokenizer.model_max_length = one.max_length
         model.max_seq_length = one.max_length

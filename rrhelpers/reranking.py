@@ -11,6 +11,7 @@ from .hits import Hit
 from .texts import check_text
 
 _PROGRESS_FROM = 256
+_ROUNDING = 1e-2  # of cosines in half precision
 
 
 def rerank(
@@ -21,6 +22,7 @@ def rerank(
     *,
     top_k: int | None = None,
     score: str = "logit",
+    fuse: bool = True,
     batch_size: int = 32,
     progress: bool | None = None,
 ) -> list[Hit] | list[list[Hit]]:
@@ -39,8 +41,15 @@ def rerank(
     top_k : int, optional
         Keep the best so many. All are scored in any case.
     score : {"logit", "probability"}
-        The scale of `Hit.score`: the raw output of the model's head, or its sigmoid. The order is
-        the same.
+        The scale of `Hit.score`: log-odds as the model's head gives them, or their sigmoid. The
+        order is the same.
+    fuse : bool
+        The embedded rerankers were trained on AI papers; elsewhere the retriever often knows better.
+        So they come with a *fusion*: the score is ``a * logit + b * cosine + c``, with weights fitted
+        on queries that nothing was trained on. False: the logit alone. Models without a fusion
+        (``reranker.model.config.fusion``), and hits whose retrieval scores aren't cosines (BM25),
+        are scored by the logit alone in any case. On weighted sums of scores against other ways of
+        fusing, see https://arxiv.org/abs/2210.11934.
     batch_size : int
         Pairs in a forward pass; halved by itself when the device's memory is full.
     progress : bool, optional
@@ -84,6 +93,8 @@ def rerank(
     reordered, start = [], 0
     for found in lists:
         own = logits[start : start + len(found)]
+        if fuse:
+            own = _fused(own, found, getattr(reranker.model.config, "fusion", None))
         start += len(found)
         # A sigmoid in float64: large logits would tie at 1.0 in float32.
         values = own if score == "logit" else 1 / (1 + np.exp(-own))
@@ -95,6 +106,14 @@ def rerank(
             ]
         )
     return reordered[0] if single else reordered
+
+
+def _fused(logits: np.ndarray, hits: Sequence[Hit], fusion: dict | None) -> np.ndarray:
+    # Hits that were reranked before carry what retrieval said in the other field.
+    cosines = np.array([hit.score if hit.retrieval_score is None else hit.retrieval_score for hit in hits])
+    if not fusion or not (np.abs(cosines) <= 1 + _ROUNDING).all():
+        return logits
+    return fusion["logit"] * logits + fusion["cosine"] * cosines + fusion["bias"]
 
 
 def _logits(reranker, pairs: list[tuple[str, str]], batch_size: int, progress: bool | None) -> np.ndarray:
@@ -153,7 +172,5 @@ def _passage(passages, hit: Hit) -> str:
             raise IndexError
         passage = passages[hit.corpus_id]
     except IndexError:
-        raise ValueError(
-            f"there is no passage {hit.corpus_id}: are these the passages that were searched?"
-        ) from None
+        raise ValueError(f"there is no passage {hit.corpus_id}: are these the passages that were searched?") from None
     return check_text(passage, f"passage {hit.corpus_id}")

@@ -32,9 +32,9 @@ def bm25_run(passages: list[str], queries: list[str]) -> list[list[rr.Hit]]:
     ]
 
 
-def reranked_run(reranker, queries, hits, passages) -> list[list[rr.Hit]]:
+def reranked_run(reranker, queries, hits, passages, **options) -> list[list[rr.Hit]]:
     """Return the first hits reranked, and the others below them in their order."""
-    best = rr.rerank(reranker, queries, [found[:RERANKED] for found in hits], passages)
+    best = rr.rerank(reranker, queries, [found[:RERANKED] for found in hits], passages, **options)
     return [top + found[RERANKED:] for top, found in zip(best, hits, strict=True)]
 
 
@@ -59,6 +59,7 @@ def main() -> None:
         "bi-encoder": hits,
         "BM25": bm25_run(passages, queries),
         "bi-encoder, reranked": reranked_run(reranker, queries, hits, passages),
+        "reranked, logit alone": reranked_run(reranker, queries, hits, passages, fuse=False),
         "random order": random_run(len(passages), queries, seed=1),
     }
     runs = {name: dict(zip(asked["qid"], found, strict=True)) for name, found in lists.items()}
@@ -70,7 +71,7 @@ def main() -> None:
         | {name: round(float(np.mean([scores[q] for q in own])), 4) for name, scores in ndcg.items()}
         for kind in dict.fromkeys(kinds[q] for q in ndcg["BM25"])
     }
-    real = [name for name in runs if name != "random order"]
+    real = ["bi-encoder", "BM25", "bi-encoder, reranked"]
     wins = {
         name: sorted(q for q in ndcg[name] if all(ndcg[name][q] > ndcg[other][q] for other in real if other != name))
         for name in real

@@ -6,6 +6,7 @@
 `general_qa/trecqa-test.csv` (TREC's answer sentences). In CISI the first 25 of the bi-encoder are
 reranked and judged by nDCG@10; in TREC-QA all sentences of a question are, by the reciprocal rank
 of the first that answers. Questions whose sentences all answer, or none, say nothing and are left out.
+Both as `rr.rerank` does by default (with the model's fusion, if it has one) and by the logit alone.
 """
 
 import argparse
@@ -48,8 +49,8 @@ def ndcg_at_10(found: list[int], relevant: set[int]) -> float:
     return float(got / gains[: len(relevant)].sum())
 
 
-def cisi(model, reranker, folder: Path) -> list[tuple[float, float]]:
-    """Return nDCG@10 before and after reranking, for each query with judgements."""
+def cisi(model, reranker, folder: Path) -> list[tuple[float, float, float]]:
+    """Return nDCG@10 before reranking, after it, and by the logit alone, for each query with judgements."""
     documents, queries, relevant = read_cisi(folder)
     numbers, texts = list(documents), list(documents.values())
     vectors = rr.encode(model, texts)
@@ -57,13 +58,13 @@ def cisi(model, reranker, folder: Path) -> list[tuple[float, float]]:
     for number in tqdm(relevant, desc="CISI"):
         query = " ".join(queries[number].split()[:120])  # some are essays; the passage needs room
         hits = rr.search(rr.encode(model, query), vectors, top_k=TOP_K)
-        pair = hits, rr.rerank(reranker, query, hits, texts)
-        scores.append(tuple(ndcg_at_10([numbers[hit.corpus_id] for hit in run], relevant[number]) for run in pair))
+        runs = hits, rr.rerank(reranker, query, hits, texts), rr.rerank(reranker, query, hits, texts, fuse=False)
+        scores.append(tuple(ndcg_at_10([numbers[hit.corpus_id] for hit in run], relevant[number]) for run in runs))
     return scores
 
 
-def trec_qa(model, reranker, path: Path) -> list[tuple[float, float]]:
-    """Return the reciprocal rank before and after reranking, for each question."""
+def trec_qa(model, reranker, path: Path) -> list[tuple[float, float, float]]:
+    """Return the reciprocal rank before reranking, after it, and by the logit alone, for each question."""
     by_question = defaultdict(list)
     with path.open(encoding="utf-8", newline="") as lines:
         for row in csv.DictReader(lines):
@@ -74,24 +75,23 @@ def trec_qa(model, reranker, path: Path) -> list[tuple[float, float]]:
         if 0 < sum(labels) < len(labels):
             vectors = rr.encode(model, texts, progress=False)
             hits = rr.search(rr.encode(model, question), vectors, top_k=len(texts))
-            pair = hits, rr.rerank(reranker, question, hits, texts, progress=False)
-            scores.append(tuple(next(1 / hit.rank for hit in run if labels[hit.corpus_id]) for run in pair))
+            runs = hits, *(rr.rerank(reranker, question, hits, texts, fuse=fuse, progress=False) for fuse in (1, 0))
+            scores.append(tuple(next(1 / hit.rank for hit in run if labels[hit.corpus_id]) for run in runs))
     return scores
 
 
-def summary(scores: list[tuple[float, float]], metric: str) -> dict:
-    """Return means, the mean difference, and its 95% interval from 10,000 bootstrap samples of queries."""
-    before, after = np.array(scores).T
-    gain = after - before
-    draws = np.random.default_rng(0).choice(gain, (10_000, len(gain))).mean(1)
-    return {
-        "queries": len(gain),
-        "metric": metric,
-        "bi_encoder": round(float(before.mean()), 4),
-        "reranked": round(float(after.mean()), 4),
-        "gain": round(float(gain.mean()), 4),
-        "gain_95%": [round(float(v), 4) for v in np.percentile(draws, [2.5, 97.5])],
-    }
+def summary(scores: list[tuple[float, float, float]], metric: str) -> dict:
+    """Return means, mean differences, and their 95% intervals from 10,000 bootstrap samples of queries."""
+    before, *reranked = np.array(scores).T
+    result = {"queries": len(before), "metric": metric, "bi_encoder": round(float(before.mean()), 4)}
+    for name, after in zip(("reranked", "logit alone"), reranked, strict=True):
+        draws = np.random.default_rng(0).choice(after - before, (10_000, len(before))).mean(1)
+        result[name] = {
+            "mean": round(float(after.mean()), 4),
+            "gain": round(float((after - before).mean()), 4),
+            "gain_95%": [round(float(v), 4) for v in np.percentile(draws, [2.5, 97.5])],
+        }
+    return result
 
 
 def main() -> None:

@@ -35,10 +35,23 @@ def test_the_held_out_figures_are_those_measured():
 
 def test_the_figures_from_elsewhere_are_those_measured():
     for name, measured in json.loads((RERANKER / "elsewhere.json").read_text()).items():
-        for key in ("bi_encoder", "reranked", "gain"):
-            assert figure(measured[key], 3) in CARDS, f"{name} {key}"
-        for bound in measured["gain_95%"]:
-            assert figure(bound, 3) in CARDS, name
+        assert figure(measured["bi_encoder"], 3) in CARDS, name
+        for way in ("reranked", "logit alone"):
+            for value in (measured[way]["mean"], measured[way]["gain"], *measured[way]["gain_95%"]):
+                assert figure(value, 3) in CARDS, f"{name}, {way}"
+
+
+def test_the_fusion_does_no_harm_and_its_figures_are_those_measured():
+    fusion = json.loads((RERANKER / "fusion.json").read_text())
+    assert all(figure(weight, 4) in CARDS for weight in fusion["weights"].values())
+    home = fusion["held-out papers"]
+    assert home["questions"] >= 1000
+    assert home["fused"]["gain"] >= 0.1
+    for way in ("fused", "logit alone"):
+        for value in (home[way]["reranked_mrr@10"], home[way]["gain"], *home[way]["gain_95%"]):
+            assert figure(value, 3) in CARDS, way
+    for measured in json.loads((RERANKER / "elsewhere.json").read_text()).values():
+        assert measured["reranked"]["gain"] >= -0.01
 
 
 def test_adapters_are_small():

@@ -125,6 +125,7 @@ def test_saved_and_loaded_again(reranker, model, tmp_path):
     reranker.save_pretrained(str(tmp_path / "reranker"))
     again = rr.load_reranker(str(tmp_path / "reranker"), device="cpu", dtype=torch.float32)
     assert again.predict(PAIRS) == pytest.approx(reranker.predict(PAIRS), abs=1e-5)
+    assert again.model.config.fusion == reranker.model.config.fusion
     model.save_pretrained(str(tmp_path / "model"))
     other = rr.load_bi_encoder(str(tmp_path / "model"), device="cpu", dtype=torch.float32)
     assert rr.encode(other, "text") == pytest.approx(rr.encode(model, "text"), abs=1e-6)

@@ -22,8 +22,9 @@ PASSAGES = [
 HITS = [rr.Hit(i, 0.9 - i / 10, i + 1) for i in range(len(PASSAGES))]
 
 
-def test_the_answer_comes_first(reranker):
-    best = rr.rerank(reranker, QUERY, HITS, PASSAGES)
+def test_the_answer_comes_first(reranker, model):
+    hits = rr.search(rr.encode(model, QUERY), rr.encode(model, PASSAGES), top_k=4)
+    best = rr.rerank(reranker, QUERY, hits, PASSAGES)
     assert best[0].corpus_id == 2
     assert best[-1].corpus_id == 1
     scores = [hit.score for hit in best]
@@ -39,8 +40,53 @@ def test_both_scores_and_both_ranks(reranker):
 
 def test_same_logits_as_sentence_transformers(reranker):
     theirs = reranker.predict([(QUERY, p) for p in PASSAGES], activation_fn=torch.nn.Identity())
-    ours = {hit.corpus_id: hit.score for hit in rr.rerank(reranker, QUERY, HITS, PASSAGES)}
+    ours = {hit.corpus_id: hit.score for hit in rr.rerank(reranker, QUERY, HITS, PASSAGES, fuse=False)}
     assert [ours[i] for i in range(len(PASSAGES))] == pytest.approx(theirs, abs=1e-4)
+
+
+@pytest.fixture
+def fusing(reranker, monkeypatch):
+    """Return the reranker with a fusion whose sum is easy to check."""
+    monkeypatch.setattr(reranker.model.config, "fusion", {"logit": 0.5, "cosine": 8.0, "bias": -1.0}, raising=False)
+    return reranker
+
+
+def logits_of(reranker, hits=HITS):
+    """Return the logit alone of each passage."""
+    return {hit.corpus_id: hit.score for hit in rr.rerank(reranker, QUERY, hits, PASSAGES, fuse=False)}
+
+
+def test_a_fusion_weighs_logit_and_cosine(fusing):
+    logits = logits_of(fusing)
+    best = rr.rerank(fusing, QUERY, HITS, PASSAGES)
+    for hit in best:
+        assert hit.score == pytest.approx(0.5 * logits[hit.corpus_id] + 8 * hit.retrieval_score - 1, abs=1e-4)
+    assert [hit.score for hit in best] == sorted((hit.score for hit in best), reverse=True)
+
+
+def test_a_fused_score_is_the_passage_s_own(fusing):
+    """It must not depend on which other hits are reranked with it."""
+    together = {hit.corpus_id: hit.score for hit in rr.rerank(fusing, QUERY, HITS, PASSAGES)}
+    for hit in HITS:
+        assert rr.rerank(fusing, QUERY, [hit], PASSAGES)[0].score == pytest.approx(together[hit.corpus_id], abs=1e-4)
+
+
+def test_scores_that_are_no_cosines_are_not_fused(fusing):
+    """BM25's are sums without a bound."""
+    lexical = [replace(hit, score=hit.score * 10) for hit in HITS]
+    assert {hit.corpus_id: hit.score for hit in rr.rerank(fusing, QUERY, lexical, PASSAGES)} == logits_of(fusing)
+
+
+def test_a_second_reranking_fuses_the_cosine_again(fusing):
+    once = rr.rerank(fusing, QUERY, HITS, PASSAGES)
+    twice = rr.rerank(fusing, QUERY, once, PASSAGES)
+    assert [hit.score for hit in twice] == pytest.approx([hit.score for hit in once], abs=1e-4)
+    assert [hit.retrieval_score for hit in twice] == [hit.score for hit in once]
+
+
+def test_a_model_without_a_fusion_gives_its_logits(reranker, monkeypatch):
+    monkeypatch.setattr(reranker.model.config, "fusion", None, raising=False)
+    assert {hit.corpus_id: hit.score for hit in rr.rerank(reranker, QUERY, HITS, PASSAGES)} == logits_of(reranker)
 
 
 def test_probability_is_the_sigmoid_and_keeps_the_order(reranker):
@@ -160,6 +206,6 @@ def test_nan_logits_are_an_error(reranker, monkeypatch):
 def test_bf16_probabilities_don_t_tie_at_one(reranker, monkeypatch):
     logits = np.array([40.0, 39.5, 20.0, 19.0], dtype=np.float32)
     monkeypatch.setattr("rrhelpers.reranking.run_batches", lambda *a: logits)
-    best = rr.rerank(reranker, QUERY, HITS, PASSAGES, score="probability")
+    best = rr.rerank(reranker, QUERY, HITS, PASSAGES, score="probability", fuse=False)
     assert [hit.corpus_id for hit in best] == [0, 1, 2, 3]
     assert best[2].score > best[3].score

@@ -1,0 +1,172 @@
+"""Training groups for rerankers and other retrieval models: a query, a passage that answers, and hard negatives.
+
+Read from `--data` of the training tools (see the model cards page for what is in it); vectors are
+kept in `--work`. The texts themselves go into no result.
+"""
+
+import csv
+import gzip
+import hashlib
+import json
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+ROOT = Path(__file__).parents[1]
+CHUNK_WORDS = 150
+NEGATIVES = 3
+DEPTH = 30
+# A negative that the bi-encoder puts far above the positive often answers the question too.
+TOO_GOOD = 0.05
+
+
+@dataclass
+class Group:
+    """One query with its positive passage first, then negatives, and the bi-encoder's cosines."""
+
+    query: str
+    passages: list[str]
+    cosines: list[float]
+
+
+@dataclass
+class Papers:
+    """AI papers cut into chunks; `owner` counts the papers, `vectors` has a row for each chunk."""
+
+    papers: list[dict]
+    chunks: list[str]
+    owner: np.ndarray
+    vectors: np.ndarray
+
+    def numbers(self, split: str) -> list[int]:
+        """Return the numbers of the papers of a split."""
+        return [number for number, paper in enumerate(self.papers) if split_of(paper["id"]) == split]
+
+
+def split_of(paper_id: str) -> str:
+    """Return the paper's split, fixed for ever by a hash of its id: test 10%, dev 10%, train 80%."""
+    bucket = int(hashlib.sha256(f"rrhelpers {paper_id}".encode()).hexdigest(), 16) % 10
+    return {0: "test", 1: "dev"}.get(bucket, "train")
+
+
+def chunk(text: str) -> list[str]:
+    """Cut into pieces of at most CHUNK_WORDS words, of nearly equal length."""
+    words = text.split()
+    pieces = max(1, -(-len(words) // CHUNK_WORDS))
+    size = -(-len(words) // pieces)
+    return [" ".join(words[i : i + size]) for i in range(0, len(words), size)]
+
+
+def load_papers(model, path: Path, count: int, seed: int, work: Path) -> Papers:
+    """Return the chosen papers and their chunks: all test papers, the rest at random."""
+    with gzip.open(path, "rt", encoding="utf-8") as lines:
+        everything = [json.loads(line) for line in lines]
+    random.Random(seed).shuffle(everything)
+    everything.sort(key=lambda p: split_of(p["id"]) != "test")  # stable: the shuffle stays
+    chosen = everything[:count]
+    pieces = [(piece, n) for n, paper in enumerate(chosen) for text in paper["passages"] for piece in chunk(text)]
+    chunks, owner = map(list, zip(*pieces, strict=True))
+    return Papers(chosen, chunks, np.array(owner), encode(model, chunks, "chunks", work))
+
+
+def encode(model, texts: list[str], name: str, work: Path) -> np.ndarray:
+    """Encode once; later calls with the same texts read the file."""
+    digest = hashlib.sha256("\0".join(texts).encode("utf-8", "replace")).hexdigest()[:16]
+    path = work / f"{name}-{digest}.npy"
+    if not path.exists():
+        vectors = model.encode(texts, batch_size=32, normalize_embeddings=True, show_progress_bar=True)
+        np.save(path, np.asarray(vectors, dtype=np.float32))
+    return np.load(path)
+
+
+def top_ranks(queries: np.ndarray, corpus: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return cosines and corpus rows of the first k of each query, best first."""
+    corpus_t = torch.from_numpy(corpus)
+    scores, rows = [], []
+    for block in torch.from_numpy(queries).split(256):
+        best = (block @ corpus_t.T).topk(k)
+        scores.append(best.values.numpy())
+        rows.append(best.indices.numpy())
+    return np.concatenate(scores), np.concatenate(rows)
+
+
+def group(asked: list[tuple[str, int]], queries, passages: list[str], owner, vectors, rng) -> list[Group]:
+    """Keep the queries that the bi-encoder finds consistent, and draw negatives for them.
+
+    A query is consistent if one of the first ten passages is its owner's: that one is the positive.
+    Negatives are other owners' passages of the first 30.
+    """
+    groups = []
+    scores, rows = top_ranks(queries, vectors, DEPTH)
+    for (query, number), score, row in zip(asked, scores, rows, strict=True):
+        own = np.flatnonzero(owner[row[:10]] == number)
+        if not len(own):
+            continue
+        others = [i for i in np.flatnonzero(owner[row] != number) if score[i] < score[own[0]] + TOO_GOOD]
+        if len(others) >= NEGATIVES:
+            picked = [own[0], *rng.sample(others, NEGATIVES)]
+            groups.append(Group(query, [passages[row[i]] for i in picked], [float(score[i]) for i in picked]))
+    return groups
+
+
+def questions(model, papers: Papers, work: Path, rng, per_paper: int = 4) -> list[Group]:
+    """Group questions and titles of the training papers."""
+    asked = []
+    for number in papers.numbers("train"):
+        own = papers.papers[number]["questions"]
+        asked += [(q, number) for q in [*rng.sample(own, min(per_paper, len(own))), papers.papers[number]["title"]]]
+    queries = encode(model, [q for q, _ in asked], "questions", work)
+    return group(asked, queries, papers.chunks, papers.owner, papers.vectors, rng)
+
+
+def xquad(model, path: Path, work: Path, rng) -> list[Group]:
+    """Group questions over Wikipedia paragraphs."""
+    articles = json.loads(path.read_text(encoding="utf-8"))["data"]
+    paragraphs = [p for article in articles for p in article["paragraphs"]]
+    texts = [" ".join(p["context"].split()[:CHUNK_WORDS]) for p in paragraphs]
+    asked = [(q["question"], n) for n, p in enumerate(paragraphs) for q in p["qas"]]
+    queries = encode(model, [q for q, _ in asked], "xquad-q", work)
+    return group(asked, queries, texts, np.arange(len(texts)), encode(model, texts, "xquad-p", work), rng)
+
+
+def trec_qa(model, path: Path, work: Path, rng) -> list[Group]:
+    """Group questions with sentences that do and don't answer them, as labelled."""
+    by_query: dict[str, dict[str, list[str]]] = {}
+    with path.open(encoding="utf-8", newline="") as lines:
+        for row in csv.DictReader(lines):
+            by_query.setdefault(row["qtext"], {"0": [], "1": []})[row["label"]].append(row["atext"])
+    drawn = [
+        (query, [positive, *rng.sample(s["0"], NEGATIVES)])
+        for query, s in by_query.items()
+        if len(s["0"]) >= NEGATIVES
+        for positive in s["1"]
+    ]
+    queries = encode(model, [q for q, _ in drawn], "trecqa-q", work)
+    passages = encode(model, [p for _, four in drawn for p in four], "trecqa-p", work)
+    cosines = np.einsum("qd,qnd->qn", queries, passages.reshape(len(drawn), NEGATIVES + 1, -1))
+    return [Group(q, four, list(map(float, c))) for (q, four), c in zip(drawn, cosines, strict=True)]
+
+
+def sentence_pairs(path: Path) -> list[tuple[str, str, float]]:
+    """Return the pairs of an STS benchmark file with their scores, 0 to 5."""
+    with path.open(encoding="utf-8", newline="") as lines:
+        return [(a, b, float(score)) for a, b, score in csv.reader(lines)]
+
+
+class Batches:
+    """Endless batches of groups, each from one source (so that lengths are alike), in fixed shares."""
+
+    def __init__(self, sources: list[tuple[float, list[Group]]], size: int, rng: random.Random):
+        self.sources, self.size, self.rng = sources, size, rng
+        self.queues: list[list[Group]] = [[] for _ in sources]
+
+    def next(self) -> list[Group]:
+        """Return `size` groups; a source is reshuffled when it is used up."""
+        which = self.rng.choices(range(len(self.sources)), [share for share, _ in self.sources])[0]
+        groups = self.sources[which][1]
+        while len(self.queues[which]) < self.size:
+            self.queues[which] += self.rng.sample(groups, len(groups))
+        return [self.queues[which].pop() for _ in range(self.size)]
