@@ -39,9 +39,16 @@ def run_batches(
     batch_size: int,
     device: torch.device,
     done: Callable[[int], object],
-) -> np.ndarray:
-    """Run `forward` over all rows, long ones first, and return float32 results in the rows' order.
+) -> tuple[np.ndarray, int]:
+    """Run `forward` over all rows, long ones first.
 
+    Returns
+    -------
+    array of float32, int
+        The results in the rows' order, and the batch size that fitted into memory.
+
+    Notes
+    -----
     Rows of like length share a batch, so that little is spent on padding. When the device's memory
     is full the batch is halved, once said in a warning, and the work goes on; the longest rows come
     first, so that this happens at the start. `done(n)` is called after every batch.
@@ -65,7 +72,7 @@ def run_batches(
         done(len(batch))
     results = np.concatenate(parts)
     results[order] = results.copy()
-    return results
+    return results, batch_size
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -120,7 +120,8 @@ class _Encoder:
         rows, cut = tokenize(
             model.tokenizer, [self.prefix + text for text in texts], model.max_seq_length, "longest_first"
         )
-        vectors = run_batches(
+        # A batch size that didn't fit isn't tried again with the next block.
+        vectors, self.batch_size = run_batches(
             lambda features: model(dict(features))["sentence_embedding"],
             model.tokenizer, rows, self.batch_size, model.device, done,
         )  # fmt: skip

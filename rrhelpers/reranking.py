@@ -127,9 +127,10 @@ def _logits(reranker, pairs: list[tuple[str, str]], batch_size: int, progress: b
     rows, cut = tokenize(tokenizer, pairs, limit, "only_second")
     hidden = not (len(pairs) >= _PROGRESS_FROM if progress is None else progress)
     with tqdm(total=len(pairs), desc="rerank", unit="pair", disable=hidden) as bar:
-        logits = run_batches(
+        logits, _ = run_batches(
             lambda features: model(**features).logits[:, 0], tokenizer, rows, batch_size, model.device, bar.update
-        ).astype(np.float64)
+        )
+        logits = logits.astype(np.float64)
     if cut.any():
         warnings.warn(
             f"{cut.sum()} of {len(pairs)} passages were cut: query and passage together may have {limit} tokens",

@@ -82,8 +82,7 @@ def _search_block(queries, corpus, top_k, device) -> list[list[Hit]]:
             exact = (block[ids].astype(np.float64) * queries[i]).sum(axis=1)
             best[i] = _top(np.append(best[i][0], exact), np.append(best[i][1], ids + start), top_k)
     return [
-        [Hit(int(j), float(s), rank) for rank, (s, j) in enumerate(zip(*one, strict=True), start=1)]
-        for one in best
+        [Hit(int(j), float(s), rank) for rank, (s, j) in enumerate(zip(*one, strict=True), start=1)] for one in best
     ]
 
 

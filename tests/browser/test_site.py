@@ -89,7 +89,7 @@ NAMELESS = """() => {
     || e.querySelector(':scope > title')?.textContent.trim()
     || (e.getAttribute('aria-labelledby') ?? '').split(' ').some(id => document.getElementById(id)?.textContent.trim());
   return [...document.querySelectorAll('img, [role=img], article svg, .js-plotly-plot')]
-    .filter(e => !e.closest('mjx-container, [aria-hidden=true]'))
+    .filter(e => !e.closest('mjx-container, [aria-hidden=true], button[aria-label]'))
     .filter(e => { for (let up = e; up; up = up.parentElement) if (named(up) && (up === e || up.matches('[role=img]')))
                      return false; return true; })
     .map(e => e.outerHTML.slice(0, 120));
@@ -288,7 +288,7 @@ def test_quizzes_have_right_and_wrong_answers():
 
 def test_figures_are_drawn_and_react(reading):
     page, chapter = reading
-    names = re.findall(r'rr\.book\.show\(\s*\w+, "([\w-]+)"', code_of(chapter))
+    names = re.findall(r'rr\.book\.show\(\s*\w+,\s*"([\w-]+)"', code_of(chapter))
     figures = page.locator(".js-plotly-plot")
     assert [figure.get_attribute("id") for figure in figures.all()] == names
     for figure in figures.all():

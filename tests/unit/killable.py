@@ -14,9 +14,6 @@ import torch
 import rrhelpers as rr
 from rrhelpers import encoding
 
-torch.set_num_threads(1)  # no thread pool, so forking is safe
-encoding.BLOCK = 16
-
 
 def texts(n: int = 1600) -> list[str]:
     """Return many different texts, some of them long."""
@@ -25,6 +22,8 @@ def texts(n: int = 1600) -> list[str]:
 
 def main() -> None:
     """Serve until standard input ends."""
+    torch.set_num_threads(1)  # no thread pool, so forking is safe
+    encoding.BLOCK = 16
     folder, cache, out = sys.argv[1:]
     model = rr.load_bi_encoder(folder, device="cpu", dtype=torch.float32)
     for _ in sys.stdin:

@@ -117,6 +117,7 @@ def test_out_of_memory_halves_the_batch_and_says_so_once(model, texts, monkeypat
         return real(self, features, **kwargs)
 
     expected = rr.encode(model, texts[:64])
+    monkeypatch.setattr(encoding, "BLOCK", 32)  # and not once a block
     monkeypatch.setattr(type(model), "forward", small_device)
     with pytest.warns(UserWarning, match="out of memory") as caught:
         vectors = rr.encode(model, texts[:64], batch_size=16)

@@ -198,14 +198,14 @@ def test_unknown_scale_is_named(reranker):
 
 
 def test_nan_logits_are_an_error(reranker, monkeypatch):
-    monkeypatch.setattr("rrhelpers.reranking.run_batches", lambda *a: np.full(4, np.nan, dtype=np.float32))
+    monkeypatch.setattr("rrhelpers.reranking.run_batches", lambda *a: (np.full(4, np.nan, dtype=np.float32), 32))
     with pytest.raises(ValueError, match="NaN for 4 of 4"):
         rr.rerank(reranker, QUERY, HITS, PASSAGES)
 
 
 def test_bf16_probabilities_don_t_tie_at_one(reranker, monkeypatch):
     logits = np.array([40.0, 39.5, 20.0, 19.0], dtype=np.float32)
-    monkeypatch.setattr("rrhelpers.reranking.run_batches", lambda *a: logits)
+    monkeypatch.setattr("rrhelpers.reranking.run_batches", lambda *a: (logits, 32))
     best = rr.rerank(reranker, QUERY, HITS, PASSAGES, score="probability", fuse=False)
     assert [hit.corpus_id for hit in best] == [0, 1, 2, 3]
     assert best[2].score > best[3].score
