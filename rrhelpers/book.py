@@ -75,11 +75,7 @@ def quiz(name: str) -> None:
     """
     from jupyterquiz import display_quiz
 
-    path = _DATA / "quizzes" / f"{name}.json"
-    if not path.exists():
-        there = ", ".join(sorted(p.stem for p in path.parent.glob("*.json")))
-        raise ValueError(f"there is no quiz {name!r}; there are {there}")
-    display_quiz(json.loads(path.read_text(encoding="utf-8")), colors=_QUIZ_COLORS)
+    display_quiz(json.loads(_read("quizzes", f"{name}.json")), colors=_QUIZ_COLORS)
 
 
 def diagram(name: str) -> None:
@@ -92,11 +88,15 @@ def diagram(name: str) -> None:
     """
     from IPython.display import HTML, display
 
-    path = _DATA / "diagrams" / f"{name}.svg"
+    display(HTML(f'<figure class="rr-figure">{_read("diagrams", f"{name}.svg")}</figure>'))
+
+
+def _read(folder: str, name: str) -> str:
+    path = _DATA / folder / name
     if not path.exists():
-        there = ", ".join(sorted(p.stem for p in path.parent.glob("*.svg")))
-        raise ValueError(f"there is no diagram {name!r}; there are {there}")
-    display(HTML(f'<figure class="rr-figure">{path.read_text(encoding="utf-8")}</figure>'))
+        there = ", ".join(sorted(p.stem for p in path.parent.iterdir()))
+        raise ValueError(f"there is no {path.stem!r} in {folder}; there are {there}")
+    return path.read_text(encoding="utf-8")
 
 
 def show(figure, name: str, alt: str, digits: int = 4) -> None:

@@ -12,7 +12,7 @@ class Hit:
     corpus_id : int
         Row of the passage in the corpus.
     score : float
-        Score of the stage that made this hit: a cosine from `search`, a logit or a probability
+        Score of the stage that made this hit: a cosine from `search`, log-odds or a probability
         from `rerank`. Compare scores of one stage only.
     rank : int
         Place in that stage's list, from 1.

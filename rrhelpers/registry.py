@@ -76,7 +76,7 @@ SPECS: tuple[Spec, ...] = (
         revision=None,
         max_length=256,
         scale="logit",
-        licence="Apache-2.0",
+        licence="CC-BY-4.0 (adapter), Apache-2.0 (backbone)",
         found_in="trained by tools/train_reranker.py, shipped in this package",
     ),
     Spec(

@@ -41,14 +41,14 @@ def rerank(
     top_k : int, optional
         Keep the best so many. All are scored in any case.
     score : {"logit", "probability"}
-        The scale of `Hit.score`: log-odds as the model's head gives them, or their sigmoid. The
+        The scale of `Hit.score`: log-odds (the fused sum, or the logit alone), or their sigmoid. The
         order is the same.
     fuse : bool
         The embedded rerankers were trained on AI papers; elsewhere the retriever often knows better.
         So they come with a *fusion*: the score is ``a * logit + b * cosine + c``, with weights fitted
-        on queries that nothing was trained on. False: the logit alone. Models without a fusion
-        (``reranker.model.config.fusion``), and hits whose retrieval scores aren't cosines (BM25),
-        are scored by the logit alone in any case. On weighted sums of scores against other ways of
+        on queries that nothing was trained on. False: the logit alone, as it is for models without a
+        fusion (``reranker.model.config.fusion``) and for lists with a retrieval score beyond ±1,
+        which can't be a cosine (BM25). Pass False for other scores within ±1. On weighted sums of scores against other ways of
         fusing, see https://arxiv.org/abs/2210.11934.
     batch_size : int
         Pairs in a forward pass; halved by itself when the device's memory is full.
@@ -59,7 +59,7 @@ def rerank(
     -------
     list of Hit, or list of lists of Hit
         New hits, best first: `score` and `rank` are the reranker's, `retrieval_score` and
-        `retrieval_rank` those of `hits`. Equal logits keep the order of `hits`.
+        `retrieval_rank` those of `hits`. Equal scores keep the order of `hits`.
 
     Warns
     -----
