@@ -48,8 +48,8 @@ def rerank(
         So they come with a *fusion*: the score is ``a * logit + b * cosine + c``, with weights fitted
         on queries that nothing was trained on. False: the logit alone, as it is for models without a
         fusion (``reranker.model.config.fusion``) and for lists with a retrieval score beyond ±1,
-        which can't be a cosine (BM25). Pass False for other scores within ±1. On weighted sums of scores against other ways of
-        fusing, see https://arxiv.org/abs/2210.11934.
+        which can't be a cosine (BM25). Pass False for other scores within ±1. On weighted sums of
+        scores against other ways of fusing, see https://arxiv.org/abs/2210.11934.
     batch_size : int
         Pairs in a forward pass; halved by itself when the device's memory is full.
     progress : bool, optional
