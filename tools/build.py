@@ -42,8 +42,8 @@ def main() -> None:
         stage = Path(folder) / "source"
         stage.mkdir()
         for name in SOURCES:
-            copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
-            copy(ROOT / name, stage / name)
+            place = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+            place(ROOT / name, stage / name)
         for path, book in books.items():
             nbformat.write(_for_the_site(book, path, has_widgets), stage / "book" / path.name)
         _configure(stage / "_config.yml", has_widgets)

@@ -159,7 +159,7 @@ def main() -> None:
     encoder = SentenceTransformer(
         args.backbone, device=str(rr.pick_device()), model_kwargs={"dtype": torch.bfloat16}
     )  # as in training, so that vectors in the work folder are found again
-    papers = mining.load_papers(encoder, args.data / "ai_qa" / "papers.jsonl.gz", 8000, 13, args.work)
+    papers = mining.load_papers(encoder, args.data / "ai_qa" / "papers.jsonl.gz", args.work)
     dev, test = (
         held_out(reranker, folder, encoder, papers, split, count, args.work)
         for split, count in zip(("dev", "test"), args.questions, strict=True)

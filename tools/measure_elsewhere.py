@@ -21,6 +21,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 import rrhelpers as rr
+from rrhelpers.evaluating import RELEVANT
 
 TOP_K = 25
 
@@ -42,24 +43,25 @@ def read_cisi(folder: Path) -> tuple[dict[int, str], dict[int, str], dict[int, s
     return dict(entries("CISI.ALL")), dict(entries("CISI.QRY")), relevant
 
 
-def ndcg_at_10(found: list[int], relevant: set[int]) -> float:
-    """Return nDCG@10 with binary relevance."""
-    gains = 1 / np.log2(np.arange(2, 12))
-    got = sum(gain for gain, document in zip(gains, found, strict=False) if document in relevant)
-    return float(got / gains[: len(relevant)].sum())
+def scores_of(model, reranker, query: str, passages, vectors, relevant: set[int], top_k: int, measure: str) -> tuple:
+    """Return one query's score before reranking, after it, and by the logit alone."""
+    hits = rr.search(rr.encode(model, query), vectors, top_k=top_k)
+    runs = hits, *(rr.rerank(reranker, query, hits, passages, fuse=fuse, progress=False) for fuse in (True, False))
+    ids = [str(row) for row in range(len(passages))]
+    qrels = {"q": {ids[row]: RELEVANT for row in relevant}}
+    return tuple(rr.per_query({"q": run}, qrels, ids, measure)["q"] for run in runs)
 
 
 def cisi(model, reranker, folder: Path) -> list[tuple[float, float, float]]:
     """Return nDCG@10 before reranking, after it, and by the logit alone, for each query with judgements."""
     documents, queries, relevant = read_cisi(folder)
-    numbers, texts = list(documents), list(documents.values())
+    texts, rows = list(documents.values()), {number: row for row, number in enumerate(documents)}
     vectors = rr.encode(model, texts)
     scores = []
-    for number in tqdm(relevant, desc="CISI"):
+    for number, own in tqdm(relevant.items(), desc="CISI"):
         query = " ".join(queries[number].split()[:120])  # some are essays; the passage needs room
-        hits = rr.search(rr.encode(model, query), vectors, top_k=TOP_K)
-        runs = hits, rr.rerank(reranker, query, hits, texts), rr.rerank(reranker, query, hits, texts, fuse=False)
-        scores.append(tuple(ndcg_at_10([numbers[hit.corpus_id] for hit in run], relevant[number]) for run in runs))
+        found = {rows[document] for document in own}
+        scores.append(scores_of(model, reranker, query, texts, vectors, found, TOP_K, "nDCG@10"))
     return scores
 
 
@@ -74,9 +76,9 @@ def trec_qa(model, reranker, path: Path) -> list[tuple[float, float, float]]:
         texts, labels = zip(*sentences, strict=True)
         if 0 < sum(labels) < len(labels):
             vectors = rr.encode(model, texts, progress=False)
-            hits = rr.search(rr.encode(model, question), vectors, top_k=len(texts))
-            runs = hits, *(rr.rerank(reranker, question, hits, texts, fuse=fuse, progress=False) for fuse in (1, 0))
-            scores.append(tuple(next(1 / hit.rank for hit in run if labels[hit.corpus_id]) for run in runs))
+            own = {row for row, label in enumerate(labels) if label}
+            measure = f"MRR@{len(texts)}"
+            scores.append(scores_of(model, reranker, question, texts, vectors, own, len(texts), measure))
     return scores
 
 

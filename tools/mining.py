@@ -60,13 +60,15 @@ def chunk(text: str) -> list[str]:
     return [" ".join(words[i : i + size]) for i in range(0, len(words), size)]
 
 
-def load_papers(model, path: Path, count: int, seed: int, work: Path) -> Papers:
-    """Return the chosen papers and their chunks: all test papers, the rest at random."""
+def load_papers(model, path: Path, work: Path, count: int = 8000) -> Papers:
+    """Return the same papers for every training run, and their chunks: all test papers, the rest at random."""
     with gzip.open(path, "rt", encoding="utf-8") as lines:
         everything = [json.loads(line) for line in lines]
-    random.Random(seed).shuffle(everything)
+    random.Random(13).shuffle(everything)
     everything.sort(key=lambda p: split_of(p["id"]) != "test")  # stable: the shuffle stays
     chosen = everything[:count]
+    if split_of(chosen[-1]["id"]) == "test":
+        raise SystemExit(f"{count} papers are held-out ones only: take more, none is left to train on")
     pieces = [(piece, n) for n, paper in enumerate(chosen) for text in paper["passages"] for piece in chunk(text)]
     chunks, owner = map(list, zip(*pieces, strict=True))
     return Papers(chosen, chunks, np.array(owner), encode(model, chunks, "chunks", work))

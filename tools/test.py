@@ -66,7 +66,7 @@ def pytest(kind: str, folder: Path, environment) -> tuple[int, int, int]:
         command += ["-n2", "--dist=loadfile", str(alone)]
     else:
         command += {
-            "unit": ["tests/unit", "tests/notebooks"],
+            "unit": ["-n2", "--dist=loadfile", "tests/unit", "tests/notebooks"],
             "hub": ["-n2", "tests/hub"],  # they wait for refused connections most of the time
             "browser": ["tests/browser"],
         }[kind]

@@ -176,8 +176,7 @@ def main() -> None:
     rng = random.Random(args.seed)
 
     bi_encoder = SentenceTransformer(args.backbone, device=str(device), model_kwargs={"dtype": torch.bfloat16})
-    # The same papers for every seed.
-    papers = mining.load_papers(bi_encoder, args.data / "ai_qa" / "papers.jsonl.gz", args.papers, 13, args.work)
+    papers = mining.load_papers(bi_encoder, args.data / "ai_qa" / "papers.jsonl.gz", args.work, args.papers)
     sources = mine(bi_encoder, args.data, papers, args.work, rng)
     sizes = {name: len(groups) for name, groups in sources.items()}
     print(f"{len(papers.chunks)} chunks; groups: {sizes}", flush=True)

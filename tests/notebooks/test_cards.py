@@ -1,7 +1,9 @@
 """The cards say what the measurements and the registry say."""
 
 import json
+import re
 
+import nbformat
 import pytest
 from chapters import ROOT
 
@@ -52,6 +54,35 @@ def test_the_fusion_does_no_harm_and_its_figures_are_those_measured():
             assert figure(value, 3) in CARDS, way
     for measured in json.loads((RERANKER / "elsewhere.json").read_text()).values():
         assert measured["reranked"]["gain"] >= -0.01
+
+
+def test_the_figures_of_the_test_queries_are_those_measured():
+    baselines = json.loads((ROOT / "rrhelpers/data/mini-ai-arxiv/baselines.json").read_text())
+    ndcg = {row["run"]: row for row in baselines["measures"] if row["measure"] == "nDCG@10"}
+    row = next(line for line in CARDS.splitlines() if line.startswith("| mini ai-arxiv, "))
+    assert f"{baselines['queries']} test queries" in row
+    assert figure(ndcg["bi-encoder"]["mean"], 3) in row
+    for name in ("bi-encoder, reranked", "reranked, logit alone"):
+        assert figure(ndcg[name]["mean"], 3) in row
+        assert f"{figure(ndcg[name]['gain'], 3)}, p = {ndcg[name]['p']:.3f}" in row
+
+
+def test_the_first_query_that_a_newcomer_sees_does_what_is_said():
+    """Chapter 4 ran it, and its saved output is compared at every run of the tests."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    query = re.search(r'^query = "(.+)"$', readme, re.M)[1]
+    assert f'query = "{query}"' in (ROOT / "book" / "index.md").read_text(encoding="utf-8")
+    chapter = nbformat.read(ROOT / "book" / "04-retrieve-and-rerank-ai-papers.ipynb", as_version=4)
+    cell = next(cell for cell in chapter.cells if "explorer(results" in cell.source)
+    page = cell.outputs[0].data["text/html"]
+    number = re.search(rf'<option value="(\d+)">{re.escape(query)}</option>', page)[1]
+    panel = page.split(f'<div class="rr-panel" data-number="{number}"')[1].split('<div class="rr-panel"')[0]
+    passage, rank = re.search(
+        r"<h3>Reranked</h3>.*?passage (\d+), score [-.\d]+, retrieved at rank (\d+)", panel
+    ).groups()
+    assert f"# the answer rises from rank {rank} to 1" in readme
+    qid = next(row["qid"] for row in rr.load_queries("dev") if row["query"] == query)
+    assert rr.load_qrels("dev")[qid][rr.passage_ids(rr.load_papers())[int(passage)]] == 3
 
 
 def test_adapters_are_small():
