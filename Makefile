@@ -3,10 +3,10 @@ PYTHON ?= python3
 PORT ?= 8000
 BIN = .venv/bin
 .DEFAULT_GOAL = help
-.PHONY: help setup book site test lint unit nbval hub browser notebooks address serve clean
+.PHONY: help setup book site test lint unit nbval hub browser notebooks bench-quality address serve clean
 
 help:  ## List the targets
-	@grep -hE '^[a-z]+:.*## ' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 16
 
 setup: .venv/ready  ## Make .venv with the pinned packages (done by every target that needs it)
 
@@ -31,6 +31,9 @@ lint unit nbval hub browser: setup  ## (each) Run one kind of test
 
 notebooks: setup  ## Re-execute the chapters and save them, normalised (ONLY=04 for one)
 	@$(BIN)/python tools/notebooks.py $(ONLY)
+
+bench-quality: setup  ## Measure every embedded model and write the tables of the model cards
+	@$(BIN)/python bench/quality.py
 
 address: setup  ## Set the repository's public address: make address URL=https://github.com/OWNER/NAME
 	@$(BIN)/python tools/address.py "$(URL)"

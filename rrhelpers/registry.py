@@ -28,6 +28,8 @@ class Spec:
         ``model`` or ``dataset``.
     max_length : int or None
         Tokens that the model reads; for a cross-encoder query and passage together.
+    layers : int or None
+        The backbone's first so many; None for all.
     pooling : str or None
         How token vectors become one vector.
     scale : str or None
@@ -46,6 +48,7 @@ class Spec:
     revision: str | None
     kind: str = "model"
     max_length: int | None = None
+    layers: int | None = None
     pooling: str | None = None
     scale: str | None = None
     query_prefix: str = ""
@@ -78,6 +81,47 @@ SPECS: tuple[Spec, ...] = (
         scale="logit",
         licence="CC-BY-4.0 (adapter), Apache-2.0 (backbone)",
         found_in="trained by tools/train_reranker.py, shipped in this package",
+    ),
+    Spec(
+        role="reranker-small",
+        profile="embedded",
+        id="rrhelpers/weights/reranker-small",
+        revision=None,
+        max_length=256,
+        layers=2,
+        scale="logit",
+        licence="CC-BY-4.0 (adapter), Apache-2.0 (backbone)",
+        found_in="trained by tools/train_reranker.py, shipped in this package",
+    ),
+    Spec(
+        role="pair-scorer",
+        profile="embedded",
+        id="rrhelpers/weights/pair-scorer",
+        revision=None,
+        max_length=256,
+        scale="probability",
+        licence="CC-BY-4.0 (adapter), Apache-2.0 (backbone)",
+        found_in="trained by tools/train_pair_scorer.py, shipped in this package",
+    ),
+    Spec(
+        role="sparse",
+        profile="embedded",
+        id="rrhelpers/weights/sparse",
+        revision=None,
+        max_length=256,
+        pooling="max of log(1 + relu(logit))",
+        licence="CC-BY-4.0 (head), Apache-2.0 (backbone)",
+        found_in="fitted by tools/fit_sparse.py, shipped in this package",
+    ),
+    Spec(
+        role="late-interaction",
+        profile="embedded",
+        id="rrhelpers/weights/late-interaction",
+        revision=None,
+        max_length=256,
+        pooling="none: a vector for each token",
+        licence="CC-BY-4.0 (projection), Apache-2.0 (backbone)",
+        found_in="fitted by tools/fit_late_interaction.py, shipped in this package",
     ),
     Spec(
         role="papers",
@@ -128,6 +172,36 @@ SPECS: tuple[Spec, ...] = (
         scale="probability",
         licence="MIT",
         found_in="model pins of several projects on GitHub, which agree",
+    ),
+    Spec(
+        role="pair-scorer",
+        profile="hub",
+        id="cross-encoder/stsb-TinyBERT-L4",
+        revision="3e39595f8adaa52ea203efeeb48531b24a81533f",
+        max_length=512,
+        scale="probability",
+        licence="Apache-2.0",
+        found_in="the commit history of the model's own page, after its safetensors were added",
+    ),
+    Spec(
+        role="sparse",
+        profile="hub",
+        id="naver/splade-cocondenser-ensembledistil",
+        revision="49cf4c7b0db5b870a401ddf5e2669993ef3699c7",
+        max_length=256,
+        pooling="max of log(1 + relu(logit))",
+        licence="CC-BY-NC-SA-4.0 (not for commercial use)",
+        found_in="model pins of several projects on GitHub, which agree",
+    ),
+    Spec(
+        role="late-interaction",
+        profile="hub",
+        id="lightonai/GTE-ModernColBERT-v1",
+        revision="c1647d10d6edc6f70837f42f0a978f2df53f51dd",
+        max_length=512,
+        pooling="none: a vector for each token",
+        licence="Apache-2.0",
+        found_in="mteb's model metadata (ModelMeta of GTE-ModernColBERT-v1) on GitHub",
     ),
     Spec(
         role="papers",

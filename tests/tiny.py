@@ -6,6 +6,7 @@ import torch
 from transformers import (
     AutoModelForSequenceClassification,
     BertConfig,
+    BertForMaskedLM,
     BertModel,
     PreTrainedConfig,
     PreTrainedTokenizerFast,
@@ -65,4 +66,14 @@ def cross_encoder(folder: Path, kind: str = "bert") -> Path:
         )
     )
     AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
+    return folder
+
+
+def masked_language_model(folder: Path) -> Path:
+    """Save a BERT with a head for masked words, as the published sparse encoders are laid out."""
+    size = tokenizer(folder, "bert")
+    torch.manual_seed(2)
+    BertForMaskedLM(BertConfig(vocab_size=size, max_position_embeddings=512, pad_token_id=1, **_SIZE)).save_pretrained(
+        folder
+    )
     return folder

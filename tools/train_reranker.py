@@ -69,8 +69,11 @@ def unrelated(groups: list[mining.Group], rng) -> list[tuple[str, str]]:
     return [(rng.choice(texts), rng.choice(texts)) for _ in groups]
 
 
-def train(model, tokenizer, batches, bi_encoder, device, *, steps, lr, seed) -> list[dict]:
-    """Run `steps` steps, the first fifth of them on the bi-encoder's cosines, and return the log."""
+def train(model, tokenizer, batches, bi_encoder, device, *, steps, lr, seed, kept: Path) -> list[dict]:
+    """Run `steps` steps, the first fifth of them on the bi-encoder's cosines, and return the log.
+
+    Every 50 steps all that is needed to go on is kept in `kept`; a run with the same settings goes on from there.
+    """
     adapters, whole = lora.parameters(model)
     optimizer = torch.optim.AdamW([{"params": adapters, "lr": lr}, {"params": whole, "lr": lr / 3}], weight_decay=0.01)
     ramp = max(1, steps // 20)
@@ -78,9 +81,19 @@ def train(model, tokenizer, batches, bi_encoder, device, *, steps, lr, seed) -> 
         optimizer, lambda s: min((s + 1) / ramp, max(0.0, (steps - s) / (steps - ramp)))
     )
     rng = random.Random(seed)
-    log, started = [], time.time()
+    log, started, done = [], time.time(), 0
+    if kept.exists():
+        state = torch.load(kept, weights_only=True)
+        model.load_state_dict(state["model"], strict=False)
+        optimizer.load_state_dict(state["optimizer"])
+        schedule.load_state_dict(state["schedule"])
+        log, done, started = state["log"], state["done"], started - state["seconds"]
+        for step in range(done):  # the draws that were made
+            groups = batches.next()
+            if step < steps // 5:
+                unrelated(groups, rng)
     model.train()
-    for step in tqdm(range(steps), desc="training"):
+    for step in tqdm(range(done, steps), initial=done, total=steps, desc="training"):
         groups = batches.next()
         pairs = [(g.query, p) for g in groups for p in g.passages]
         scores = logits_of(model, tokenizer, pairs, device).view(len(groups), -1)
@@ -103,6 +116,12 @@ def train(model, tokenizer, batches, bi_encoder, device, *, steps, lr, seed) -> 
         if step % 50 == 0 or step == steps - 1:
             log.append({"step": step, "loss": round(loss.item(), 4), "seconds": round(time.time() - started)})
             tqdm.write(json.dumps(log[-1]))
+        if step % 50 == 49:
+            trained = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+            state = {"model": trained, "optimizer": optimizer.state_dict(), "schedule": schedule.state_dict()}
+            state |= {"log": log, "done": step + 1, "seconds": time.time() - started}
+            torch.save(state, kept.with_suffix(".new"))
+            kept.with_suffix(".new").replace(kept)
     return log
 
 
@@ -162,7 +181,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--backbone", required=True, help="folder or hub id of all-MiniLM-L6-v2")
-    parser.add_argument("--work", type=Path, required=True, help="vectors, reused")
+    parser.add_argument("--work", type=Path, required=True, help="vectors and interrupted runs, taken up again")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--layers", type=int, default=6, help="the backbone's first so many")
     parser.add_argument("--papers", type=int, default=8000)
@@ -196,11 +215,13 @@ def main() -> None:
     )
     model = lora.add(base).to(device)
     batches = mining.Batches([(share, sources[name]) for name, share in SHARES.items()], args.groups, rng)
-    log = train(model, tokenizer, batches, bi_encoder, device, steps=args.steps, lr=args.lr, seed=args.seed)
+    settings = {name: getattr(args, name) for name in ("layers", "papers", "steps", "groups", "lr", "seed")}
+    kept = args.work / ("-".join(["run", *map(str, settings.values())]) + ".pt")
+    log = train(model, tokenizer, batches, bi_encoder, device, steps=args.steps, lr=args.lr, seed=args.seed, kept=kept)
     lora.save(model, args.out)
     held_out = score_held_out(model, tokenizer, bi_encoder, papers, "test", args.questions, args.work, device)
     result = {
-        "recipe": {name: getattr(args, name) for name in ("layers", "papers", "steps", "groups", "lr", "seed")},
+        "recipe": settings,
         "groups": sizes,
         "log": log,
         "held_out": {"chunks": len(papers.chunks), "questions": len(held_out["labels"]), "top_k": TOP_K,

@@ -26,8 +26,10 @@ def repos(tmp_path_factory):
         folder = tmp_path_factory.mktemp("repo") / one.id.replace("/", "--")
         if one.kind == "dataset":
             dataset(folder)
-        elif one.role == "bi-encoder":
+        elif one.role in ("bi-encoder", "late-interaction"):
             tiny.bi_encoder(folder)
+        elif one.role == "sparse":
+            tiny.masked_language_model(folder)
         else:
             tiny.cross_encoder(folder, "xlm" if one.role == "reranker-large" else "bert")
         # What lies in real repositories and must not be fetched.

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import rrhelpers as rr
-from rrhelpers import models, registry
+from rrhelpers import backbone, models, registry
 
 PAIRS = [("How many people live in Berlin?", "Berlin is well known for its museums."), ("a query", "a passage " * 30)]
 
@@ -69,21 +69,21 @@ def test_backbone_is_checked_against_its_hash(tmp_path, monkeypatch):
     class Found:
         submodule_search_locations = (str(fake),)
 
-    monkeypatch.setattr(models, "find_spec", lambda name: Found)
-    assert models.backbone_folder() == fake / "model"
+    monkeypatch.setattr(backbone, "find_spec", lambda name: Found)
+    assert backbone.backbone_folder() == fake / "model"
     weights = fake / "model" / "model.safetensors"
     data = bytearray(weights.read_bytes())
     data[5_000_000] ^= 1
     weights.write_bytes(data)
     with pytest.raises(ValueError, match="is not the published all-MiniLM-L6-v2"):
-        models.backbone_folder()
+        backbone.backbone_folder()
 
 
 def test_merging_equals_peft():
     from peft import PeftModel
     from transformers import AutoModelForSequenceClassification
 
-    folder, adapter = models.backbone_folder(), models._WEIGHTS / "reranker"
+    folder, adapter = backbone.backbone_folder(), backbone._WEIGHTS / "reranker"
 
     def base():
         torch.manual_seed(0)
@@ -91,7 +91,7 @@ def test_merging_equals_peft():
 
     theirs = PeftModel.from_pretrained(base(), adapter).merge_and_unload()
     ours = base()
-    models.merge_adapter(ours, adapter)
+    backbone.merge_adapter(ours, adapter)
     tokenizer = models.load_reranker(device="cpu", dtype=torch.float32).tokenizer
     features = tokenizer([q for q, _ in PAIRS], [p for _, p in PAIRS], padding=True, return_tensors="pt")
     with torch.inference_mode():
@@ -105,17 +105,17 @@ def test_an_adapter_for_another_model_is_refused(tmp_path):
         BertConfig(num_hidden_layers=1, hidden_size=32, num_attention_heads=2, intermediate_size=64, num_labels=1)
     )
     with pytest.raises(ValueError, match="doesn't fit: it has bert"):
-        models.merge_adapter(small, models._WEIGHTS / "reranker")
+        backbone.merge_adapter(small, backbone._WEIGHTS / "reranker")
 
 
 def test_adapter_is_small_and_names_no_machine():
-    folder = models._WEIGHTS / "reranker"
+    folder = backbone._WEIGHTS / "reranker"
     assert sum(path.stat().st_size for path in folder.iterdir()) < 3_000_000
     assert json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"] == registry.BACKBONE.id
 
 
 def test_reranker_beat_the_bi_encoder_on_papers_it_never_saw():
-    figures = json.loads((models._WEIGHTS / "reranker" / "training.json").read_text())["held_out"]
+    figures = json.loads((backbone._WEIGHTS / "reranker" / "training.json").read_text())["held_out"]
     assert figures["questions"] >= 400
     assert figures["chunks"] >= 20_000
     assert figures["gain_95%"][0] > 0.05

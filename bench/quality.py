@@ -1,0 +1,269 @@
+"""Measure every embedded model's quality and speed beside BM25 and the bi-encoder: `make bench-quality`.
+
+Quality: on the mini ai-arxiv's test queries and on the book's test pairs, in float32, so that it is the same on every
+machine. Speed: in one run, all systems in turn within each of several rounds, at the precision that readers get by
+default. Writes `bench/quality.json` and the tables between the markers of `book/model-cards.md`.
+"""
+
+import json
+import platform
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+import torch
+from scipy.stats import spearmanr
+
+import rrhelpers as rr
+from rrhelpers.backbone import adapter_folder
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "tools"))
+from measure_collection import bm25_run, reranked_run  # noqa: E402
+
+DEPTH, RERANKED = 100, 25
+ROUNDS, QUERIES, PASSAGES = 5, 20, 64  # of the timing
+MEASURES = ("nDCG@10", "MRR@10", "Recall@25")
+BEGIN, END = "<!-- written by make bench-quality: begin -->", "<!-- written by make bench-quality: end -->"
+
+
+class Systems:
+    """All models at one precision, and how each of them searches the same passages."""
+
+    def __init__(self, passages: list[str], dtype: torch.dtype | None):
+        self.passages = passages
+        self.bi_encoder = rr.load_bi_encoder(dtype=dtype)
+        self.rerankers = {role: rr.load_reranker(role, dtype=dtype) for role in ("reranker", "reranker-small")}
+        self.sparse, self.late = rr.load_sparse_encoder(), rr.load_late_interaction(dtype=dtype)
+        self.vectors = rr.encode(self.bi_encoder, passages, progress=False)
+        self.weights = self.sparse.encode_document(passages, batch_size=8, convert_to_sparse_tensor=False).numpy()
+        self.matrices = self.late.encode_document(passages)
+
+    def bm25(self, queries):
+        """Return BM25's hits; the index is made anew, which takes no time to speak of."""
+        return bm25_run(self.passages, queries)
+
+    def cosine(self, queries):
+        """Return the bi-encoder's hits."""
+        return rr.search(rr.encode(self.bi_encoder, queries, progress=False), self.vectors, top_k=DEPTH)
+
+    def words(self, queries):
+        """Return the sparse encoder's hits."""
+        asked = self.sparse.encode_query(queries, convert_to_sparse_tensor=False)
+        return rr.search(asked.numpy(), self.weights, top_k=DEPTH)
+
+    def maxsim(self, queries):
+        """Return the late-interaction model's hits, by exact MaxSim."""
+        best = self.late.similarity(self.late.encode_query(queries), self.matrices).topk(DEPTH)
+        return [
+            [rr.Hit(row, score, rank) for rank, (row, score) in enumerate(zip(*pair, strict=True), start=1)]
+            for pair in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        ]
+
+    def reranked(self, queries, role: str):
+        """Return the bi-encoder's hits, the first 25 reranked."""
+        return reranked_run(self.rerankers[role], queries, self.cosine(queries), self.passages)
+
+    def all(self) -> dict:
+        """Return what finds hits, by the system's name."""
+        return {
+            "BM25": self.bm25,
+            "bi-encoder": self.cosine,
+            "sparse": self.words,
+            "late-interaction": self.maxsim,
+            "bi-encoder, then reranker-small": lambda queries: self.reranked(queries, "reranker-small"),
+            "bi-encoder, then reranker": lambda queries: self.reranked(queries, "reranker"),
+        }
+
+    def reading(self) -> dict:
+        """Return what reads texts or pairs in bulk, with how many, by the model's name."""
+        texts = self.passages[:PASSAGES]
+        pairs = [("how are reward models trained?", text) for text in texts]
+        return {
+            "bi-encoder": lambda: self.bi_encoder.encode(texts, show_progress_bar=False),
+            "sparse": lambda: self.sparse.encode_document(texts, batch_size=8),
+            "late-interaction": lambda: self.late.encode_document(texts),
+            "reranker-small": lambda: self.rerankers["reranker-small"].predict(pairs, show_progress_bar=False),
+            "reranker": lambda: self.rerankers["reranker"].predict(pairs, show_progress_bar=False),
+        }
+
+
+def machine() -> str:
+    """Return the processor's name and how many threads were used."""
+    names = [line.partition(": ")[2] for line in _cpuinfo() if line.startswith("model name")]
+    return f"{(names or [platform.processor() or platform.machine()])[0]}, {torch.get_num_threads()} threads"
+
+
+def _cpuinfo() -> list[str]:
+    path = Path("/proc/cpuinfo")
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def timed(work) -> float:
+    """Return seconds."""
+    started = perf_counter()
+    work()
+    return perf_counter() - started
+
+
+def in_turn(works: dict, rounds: int = ROUNDS) -> dict[str, list[float]]:
+    """Return the seconds of each work in every round, after a round that isn't counted."""
+    for work in works.values():
+        work()
+    seconds = {name: [] for name in works}
+    for _ in range(rounds):
+        for name, work in works.items():
+            seconds[name].append(timed(work))
+    return seconds
+
+
+def spread(values) -> list[float]:
+    """Return median, smallest and largest."""
+    return [round(float(v), 4) for v in (np.median(values), np.min(values), np.max(values))]
+
+
+def search_quality(systems: Systems, ids: list[str]) -> list[dict]:
+    """Return a row for each system: its measures, and its gain in nDCG@10 over the bi-encoder."""
+    asked = rr.load_queries("test")
+    runs = {name: dict(zip(asked["qid"], find(asked["query"][:]), strict=True)) for name, find in systems.all().items()}
+    table = rr.evaluate(runs, rr.load_qrels("test"), ids, measures=MEASURES, baseline="bi-encoder")
+    rows = []
+    for name in runs:
+        own = table[table["run"] == name].set_index("measure")
+        first = own.loc["nDCG@10"]
+        rows.append(
+            {"system": name}
+            | {measure: round(float(own.loc[measure, "mean"]), 4) for measure in MEASURES}
+            | {"interval": [round(float(first[end]), 4) for end in ("low", "high")]}
+            | ({} if name == "bi-encoder" else {key: round(float(first[key]), 4) for key in ("gain", "p")})
+        )
+    return rows
+
+
+def pair_quality() -> list[dict]:
+    """Return Spearman's correlation with the scores of the test pairs, and the scorer's gain over the cosine."""
+    pairs = rr.load_pairs("test")
+    one, other, gold = pairs["sentence1"][:], pairs["sentence2"][:], np.array(pairs["score"][:])
+    model = rr.load_bi_encoder(dtype=torch.float32)
+    cosine = (rr.encode(model, one, progress=False) * rr.encode(model, other, progress=False)).sum(1)
+    scorer = rr.load_pair_scorer(dtype=torch.float32)
+    found = {"bi-encoder": cosine, "pair-scorer": scorer.predict(list(zip(one, other, strict=True)))}
+    draws = np.random.default_rng(0).integers(0, len(gold), (2000, len(gold)))
+    sampled = {name: np.array([spearmanr(s[d], gold[d])[0] for d in draws]) for name, s in found.items()}
+    return [
+        {
+            "model": name,
+            "pairs": len(gold),
+            "Spearman": round(float(spearmanr(scores, gold)[0]), 4),
+            "interval": [round(float(v), 4) for v in np.percentile(sampled[name], [2.5, 97.5])],
+            "gain's interval": [
+                round(float(v), 4) for v in np.percentile(sampled[name] - sampled["bi-encoder"], [2.5, 97.5])
+            ],
+        }
+        for name, scores in found.items()
+    ]
+
+
+def megabytes(role: str) -> float:
+    """Return the size of what is shipped beside the backbone."""
+    folder = adapter_folder(rr.spec(role))
+    return round(sum(path.stat().st_size for path in folder.glob("*.safetensors")) / 1e6, 2)
+
+
+def measure() -> dict:
+    """Measure everything."""
+    papers = rr.load_papers()
+    passages, ids = papers["chunk"][:], rr.passage_ids(papers)
+    quality = search_quality(Systems(passages, torch.float32), ids)
+    fast = Systems(passages, None)
+    queries = rr.load_queries("test")["query"][:QUERIES]
+    latency = in_turn({n: lambda find=f: [find([q]) for q in queries] for n, f in fast.all().items()})
+    reading = in_turn(fast.reading())
+    active = (fast.weights > 0).sum(1)
+    return {
+        "machine": machine(),
+        "precision": str(rr.pick_dtype()).removeprefix("torch."),
+        "versions": {name: version(name) for name in ("torch", "sentence-transformers", "transformers")},
+        "passages": len(passages),
+        "queries": len(rr.per_query({}, rr.load_qrels("test"), ids, "nDCG@10")),
+        "search": quality,
+        "ms per query": {name: spread(np.array(s) / len(queries) * 1000) for name, s in latency.items()},
+        "texts per second": {name: spread(PASSAGES / np.array(s)) for name, s in reading.items()},
+        "reranker-small, times reranker's speed": spread(
+            np.array(reading["reranker"]) / np.array(reading["reranker-small"])
+        ),
+        "sparse, active word pieces": {
+            "a passage": round(float(active.mean()), 1),
+            "the most": int(active.max()),
+            "of": fast.weights.shape[1],
+        },
+        "late-interaction, vectors a passage": round(float(np.mean([len(m) for m in fast.matrices])), 1),
+        "megabytes": {
+            role: megabytes(role)
+            for role in ("reranker", "reranker-small", "pair-scorer", "sparse", "late-interaction")
+        },
+        "pairs": pair_quality(),
+    }
+
+
+def tables(result: dict) -> str:
+    """Return the page's part: two tables and a line on how they were made."""
+    of_system = {"bi-encoder, then reranker-small": "reranker-small", "bi-encoder, then reranker": "reranker"}
+    lines = [
+        "| | beside the backbone | nDCG@10 | gain over the bi-encoder | MRR@10 | Recall@25 | ms a query | reads/s |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in result["search"]:
+        name = row["system"]
+        role = of_system.get(name, name)
+        size = f"{result['megabytes'][role]:.2f} MB" if role in result["megabytes"] else "nothing"
+        gain = f"{row['gain']:+.3f}, p = {row['p']:.3f}" if "gain" in row else ""
+        ms, low, high = result["ms per query"][name]
+        speed = result["texts per second"].get(role)
+        lines.append(
+            f"| {name} | {size} | {row['nDCG@10']:.3f} [{row['interval'][0]:.3f}, {row['interval'][1]:.3f}] | {gain} "
+            f"| {row['MRR@10']:.3f} | {row['Recall@25']:.3f} | {ms:.0f} [{low:.0f}, {high:.0f}] "
+            f"| {'' if speed is None else f'{speed[0]:.0f} [{speed[1]:.0f}, {speed[2]:.0f}]'} |"
+        )
+    lines += ["", "| | beside the backbone | Spearman | gain over the cosine |", "|---|---|---|---|"]
+    for row in result["pairs"]:
+        size = f"{result['megabytes'][row['model']]:.2f} MB" if row["model"] in result["megabytes"] else "nothing"
+        low, high = row["gain's interval"]
+        lines.append(
+            f"| {row['model']} | {size} | {row['Spearman']:.3f} [{row['interval'][0]:.3f}, {row['interval'][1]:.3f}] "
+            f"| {'' if row['model'] == 'bi-encoder' else f'between {low:+.3f} and {high:+.3f}'} |"
+        )
+    return "\n".join([*lines, "", how(result)])
+
+
+def how(result: dict) -> str:
+    """Return the sentences on how the tables were made."""
+    ratio, low, high = result["reranker-small, times reranker's speed"]
+    active = result["sparse, active word pieces"]
+    versions = ", ".join(f"{name} {number}" for name, number in result["versions"].items())
+    return (
+        f"{result['queries']} test queries over {result['passages']} passages, {result['pairs'][0]['pairs']} test "
+        "pairs. Brackets behind quality: 95% intervals by bootstrap; p: paired bootstrap with Holm's correction; "
+        f"brackets behind speed: the slowest and the fastest of {ROUNDS} rounds that all systems took in turn. "
+        f"`reranker-small` reads {ratio:.1f} times as many pairs a second as `reranker` [{low:.1f}, {high:.1f}]. "
+        f"`sparse` gives a passage {active['a passage']:.0f} of {active['of']:,} word pieces a weight, at most "
+        f"{active['the most']}; `late-interaction` gives it {result['late-interaction, vectors a passage']:.0f} "
+        f"vectors. Speed: {result['machine']}, {result['precision']}, {versions}."
+    )
+
+
+def main() -> None:
+    """Measure, write the figures, and put the tables into the page."""
+    result = measure()
+    (ROOT / "bench" / "quality.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    page = ROOT / "book" / "model-cards.md"
+    before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
+    _, _, after = rest.partition(END)
+    page.write_text(f"{before}{BEGIN}\n{tables(result)}\n{END}{after}", encoding="utf-8")
+    print(tables(result))
+
+
+if __name__ == "__main__":
+    main()
