@@ -35,7 +35,7 @@ class Systems:
     def __init__(self, passages: list[str], dtype: torch.dtype | None):
         self.passages = passages
         self.bi_encoder = rr.load_bi_encoder(dtype=dtype)
-        self.rerankers = {role: rr.load_reranker(role, dtype=dtype) for role in ("reranker", "reranker-small")}
+        self.reranker = rr.load_reranker(dtype=dtype)
         self.sparse, self.late = rr.load_sparse_encoder(), rr.load_late_interaction(dtype=dtype)
         self.vectors = rr.encode(self.bi_encoder, passages, progress=False)
         self.weights = self.sparse.encode_document(passages, batch_size=8, convert_to_sparse_tensor=False).numpy()
@@ -62,9 +62,20 @@ class Systems:
             for pair in zip(best.indices.tolist(), best.values.tolist(), strict=True)
         ]
 
-    def reranked(self, queries, role: str):
+    def reranked(self, queries):
         """Return the bi-encoder's hits, the first 25 reranked."""
-        return reranked_run(self.rerankers[role], queries, self.cosine(queries), self.passages)
+        return reranked_run(self.reranker, queries, self.cosine(queries), self.passages)
+
+    def reordered(self, queries):
+        """Return the bi-encoder's hits, the first 25 ordered anew by MaxSim."""
+        asked = self.late.encode_query(queries)
+        lists = []
+        for query, found in zip(asked, self.cosine(queries), strict=True):
+            scores = self.late.similarity(query, [self.matrices[hit.corpus_id] for hit in found[:RERANKED]])[0]
+            best = [found[i].corpus_id for i in scores.argsort(descending=True).tolist()]
+            best += [hit.corpus_id for hit in found[RERANKED:]]
+            lists.append([rr.Hit(row, 1 / rank, rank) for rank, row in enumerate(best, start=1)])
+        return lists
 
     def all(self) -> dict:
         """Return what finds hits, by the system's name."""
@@ -73,20 +84,19 @@ class Systems:
             "bi-encoder": self.cosine,
             "sparse": self.words,
             "late-interaction": self.maxsim,
-            "bi-encoder, then reranker-small": lambda queries: self.reranked(queries, "reranker-small"),
-            "bi-encoder, then reranker": lambda queries: self.reranked(queries, "reranker"),
+            "bi-encoder, then late-interaction": self.reordered,
+            "bi-encoder, then reranker": self.reranked,
         }
 
     def reading(self) -> dict:
-        """Return what reads texts or pairs in bulk, with how many, by the model's name."""
+        """Return what reads texts or pairs in bulk, by the model's name."""
         texts = self.passages[:PASSAGES]
         pairs = [("how are reward models trained?", text) for text in texts]
         return {
             "bi-encoder": lambda: self.bi_encoder.encode(texts, show_progress_bar=False),
             "sparse": lambda: self.sparse.encode_document(texts, batch_size=8),
             "late-interaction": lambda: self.late.encode_document(texts),
-            "reranker-small": lambda: self.rerankers["reranker-small"].predict(pairs, show_progress_bar=False),
-            "reranker": lambda: self.rerankers["reranker"].predict(pairs, show_progress_bar=False),
+            "reranker": lambda: self.reranker.predict(pairs, show_progress_bar=False),
         }
 
 
@@ -191,33 +201,26 @@ def measure() -> dict:
         "search": quality,
         "ms per query": {name: spread(np.array(s) / len(queries) * 1000) for name, s in latency.items()},
         "texts per second": {name: spread(PASSAGES / np.array(s)) for name, s in reading.items()},
-        "reranker-small, times reranker's speed": spread(
-            np.array(reading["reranker"]) / np.array(reading["reranker-small"])
-        ),
         "sparse, active word pieces": {
             "a passage": round(float(active.mean()), 1),
             "the most": int(active.max()),
             "of": fast.weights.shape[1],
         },
         "late-interaction, vectors a passage": round(float(np.mean([len(m) for m in fast.matrices])), 1),
-        "megabytes": {
-            role: megabytes(role)
-            for role in ("reranker", "reranker-small", "pair-scorer", "sparse", "late-interaction")
-        },
+        "megabytes": {role: megabytes(role) for role in ("reranker", "pair-scorer", "sparse", "late-interaction")},
         "pairs": pair_quality(),
     }
 
 
 def tables(result: dict) -> str:
     """Return the page's part: two tables and a line on how they were made."""
-    of_system = {"bi-encoder, then reranker-small": "reranker-small", "bi-encoder, then reranker": "reranker"}
     lines = [
         "| | beside the backbone | nDCG@10 | gain over the bi-encoder | MRR@10 | Recall@25 | ms a query | reads/s |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for row in result["search"]:
         name = row["system"]
-        role = of_system.get(name, name)
+        role = name.removeprefix("bi-encoder, then ")
         size = f"{result['megabytes'][role]:.2f} MB" if role in result["megabytes"] else "nothing"
         gain = f"{row['gain']:+.3f}, p = {row['p']:.3f}" if "gain" in row else ""
         ms, low, high = result["ms per query"][name]
@@ -240,14 +243,12 @@ def tables(result: dict) -> str:
 
 def how(result: dict) -> str:
     """Return the sentences on how the tables were made."""
-    ratio, low, high = result["reranker-small, times reranker's speed"]
     active = result["sparse, active word pieces"]
     versions = ", ".join(f"{name} {number}" for name, number in result["versions"].items())
     return (
         f"{result['queries']} test queries over {result['passages']} passages, {result['pairs'][0]['pairs']} test "
         "pairs. Brackets behind quality: 95% intervals by bootstrap; p: paired bootstrap with Holm's correction; "
         f"brackets behind speed: the slowest and the fastest of {ROUNDS} rounds that all systems took in turn. "
-        f"`reranker-small` reads {ratio:.1f} times as many pairs a second as `reranker` [{low:.1f}, {high:.1f}]. "
         f"`sparse` gives a passage {active['a passage']:.0f} of {active['of']:,} word pieces a weight, at most "
         f"{active['the most']}; `late-interaction` gives it {result['late-interaction, vectors a passage']:.0f} "
         f"vectors. Speed: {result['machine']}, {result['precision']}, {versions}."

@@ -51,9 +51,8 @@ def load_bi_encoder(name: str = "bi-encoder", *, device=None, dtype=None):
 def load_reranker(name: str = "reranker", *, device=None, dtype=None):
     """Load a cross-encoder that reranks, by role, by id, or from a folder.
 
-    Parameters and errors are those of `load_bi_encoder`. The embedded rerankers are the backbone
-    (``reranker``) or its first layers (``reranker-small``) with a small adapter added into its
-    weights (LoRA, https://arxiv.org/abs/2106.09685) and a head.
+    Parameters and errors are those of `load_bi_encoder`. The embedded reranker is the backbone with
+    a small adapter added into its weights (LoRA, https://arxiv.org/abs/2106.09685) and a head.
 
     Returns
     -------
@@ -157,8 +156,7 @@ def _load_cross_encoder(name: str, device, dtype):
     device = pick_device(device)
     dtype = dtype or pick_dtype(device)
     # An adapter is added in float32; rounding comes last.
-    config = {"num_hidden_layers": one.layers} if one.layers else {}
-    model = _load(CrossEncoder, folder, device, torch.float32 if adapter else dtype, num_labels=1, config_kwargs=config)
+    model = _load(CrossEncoder, folder, device, torch.float32 if adapter else dtype, num_labels=1)
     if adapter:
         merge_adapter(model.model, adapter)
         model.to(dtype)

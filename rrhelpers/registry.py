@@ -28,8 +28,6 @@ class Spec:
         ``model`` or ``dataset``.
     max_length : int or None
         Tokens that the model reads; for a cross-encoder query and passage together.
-    layers : int or None
-        The backbone's first so many; None for all.
     pooling : str or None
         How token vectors become one vector.
     scale : str or None
@@ -48,7 +46,6 @@ class Spec:
     revision: str | None
     kind: str = "model"
     max_length: int | None = None
-    layers: int | None = None
     pooling: str | None = None
     scale: str | None = None
     query_prefix: str = ""
@@ -78,17 +75,6 @@ SPECS: tuple[Spec, ...] = (
         id="rrhelpers/weights/reranker",
         revision=None,
         max_length=256,
-        scale="logit",
-        licence="CC-BY-4.0 (adapter), Apache-2.0 (backbone)",
-        found_in="trained by tools/train_reranker.py, shipped in this package",
-    ),
-    Spec(
-        role="reranker-small",
-        profile="embedded",
-        id="rrhelpers/weights/reranker-small",
-        revision=None,
-        max_length=256,
-        layers=2,
         scale="logit",
         licence="CC-BY-4.0 (adapter), Apache-2.0 (backbone)",
         found_in="trained by tools/train_reranker.py, shipped in this package",

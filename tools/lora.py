@@ -29,6 +29,7 @@ def save(model, out: Path) -> None:
     model.save_pretrained(out, safe_serialization=True)
     weights = load_file(out / "adapter_model.safetensors")
     save_file({k: v.half().contiguous() for k, v in weights.items()}, out / "adapter_model.safetensors")
+    (out / "adapter_model.safetensors").chmod(0o644)  # safetensors writes files that only the owner reads
     (out / "README.md").unlink(missing_ok=True)
     config = json.loads((out / "adapter_config.json").read_text(encoding="utf-8"))
     config["base_model_name_or_path"] = BACKBONE

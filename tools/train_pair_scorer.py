@@ -2,17 +2,16 @@
 
     python tools/train_pair_scorer.py --data DIR --backbone DIR --out rrhelpers/weights/pair-scorer
 
-First it learns to reproduce the bi-encoder's cosine on pairs without labels (true pairs, and
-sentences put together at random), then the scores of the STS benchmark's training split and of the
-book's own training pairs, each pair in either order. Three seeds; the one that is best on the two
-development splits is kept, the spread is written down.
+It starts from the embedded reranker's adapter, which has already learned to read two texts together.
+First it learns to reproduce the bi-encoder's cosine on pairs without labels (pairs as they stand,
+neighbours by cosine, and sentences put together at random), then the scores of the STS benchmark's
+training split and of the book's own training pairs, each pair in either order. Three seeds; the one
+that is best on the two development splits is kept, the spread is written down.
 """
 
 import argparse
 import json
 import random
-import shutil
-import tempfile
 import time
 from pathlib import Path
 
@@ -20,6 +19,8 @@ import lora
 import mining
 import numpy as np
 import torch
+from peft import set_peft_model_state_dict
+from safetensors.torch import load_file
 from scipy.stats import spearmanr
 from sentence_transformers import SentenceTransformer
 from torch.nn import functional as F
@@ -66,48 +67,64 @@ def batches(pairs: list[Pair], size: int, rng: random.Random):
         yield [(a, b, s) if rng.random() < 0.5 else (b, a, s) for a, b, s in batch]
 
 
-def train(backbone, bi_encoder, tokenizer, stsb: list[Pair], own: list[Pair], device, args, seed):
-    """Train one model from the backbone and return it with its log."""
-    torch.manual_seed(seed)
+def unlabelled(vectors: dict[str, np.ndarray], pairs: list[Pair], rng: random.Random) -> list[Pair]:
+    """Return pairs with the bi-encoder's cosine for a score: true pairs, near neighbours, and pairs at random."""
+    sentences = list(vectors)
+    matrix = np.array([vectors[s] for s in sentences])
+    drawn = [(a, b) for a, b, _ in pairs]
+    for rows in np.array_split(np.arange(len(sentences)), 16):
+        near = np.argpartition(-(matrix[rows] @ matrix.T), 30, axis=1)[:, :30]
+        drawn += [(sentences[row], sentences[rng.choice(list(own))]) for row, own in zip(rows, near, strict=True)]
+    drawn += [(rng.choice(sentences), rng.choice(sentences)) for _ in range(len(sentences) // 4)]
+    return [(a, b, float(vectors[a] @ vectors[b])) for a, b in drawn if a != b]
+
+
+def new_model(backbone: str):
+    """Return the wrapped backbone with the reranker's adapter in it."""
+    # Plain attention, no dropout: see train_reranker.py.
     base = AutoModelForSequenceClassification.from_pretrained(
-        backbone, num_labels=1, hidden_dropout_prob=0.1, attention_probs_dropout_prob=0.0, attn_implementation="eager"
+        backbone,
+        num_labels=1,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+        attn_implementation="eager",
     )
-    model = lora.add(base).to(device)
+    model = lora.add(base)
+    tensors = load_file(mining.ROOT / "rrhelpers/weights/reranker/adapter_model.safetensors")
+    set_peft_model_state_dict(model, {name: tensor.float() for name, tensor in tensors.items()})
+    return model
+
+
+def train(model, tokenizer, runs: dict, device, args, rng: random.Random, dev: dict) -> list[dict]:
+    """Train on the pairs of each run for its number of epochs, and return the log."""
     adapters, whole = lora.parameters(model)
-    rng, log, started = random.Random(seed), [], time.time()
-    sentences = [s for a, b, _ in stsb + own for s in (a, b)]
-    unlabelled = [*stsb, *own, *((rng.choice(sentences), rng.choice(sentences), 0.0) for _ in range(len(stsb) // 2))]
-    labelled = [*stsb, *own]
-    runs = {"cosines": (unlabelled, args.warm_up), "labels": (labelled, args.epochs)}
-    for run, (pairs, epochs) in runs.items():
+    log, started = [], time.time()
+    for run, (pairs, epochs, lr) in runs.items():
         steps = epochs * -(-len(pairs) // args.batch)
         optimizer = torch.optim.AdamW(
-            [{"params": adapters, "lr": args.lr}, {"params": whole, "lr": args.lr / 3}], weight_decay=0.01
+            [{"params": adapters, "lr": lr}, {"params": whole, "lr": lr / 3}], weight_decay=0.01
         )
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda s, n=steps: min((s + 1) / (0.1 * n), max(0.0, (n - s) / (0.9 * n)))
         )
-        model.train()
-        bar = tqdm(total=steps, desc=f"seed {seed}, {run}")
-        for _ in range(epochs):
-            for batch in batches(pairs, args.batch, rng):
+        for epoch in range(epochs):
+            model.train()
+            for batch in tqdm(list(batches(pairs, args.batch, rng)), desc=f"{run}, epoch {epoch}"):
                 logits = logits_of(model, tokenizer, [p[:2] for p in batch], device)
+                target = torch.tensor([s for *_, s in batch], dtype=torch.float32, device=device)
                 if run == "cosines":
-                    both = bi_encoder.encode([s for p in batch for s in p[:2]], convert_to_tensor=True).float()
-                    both = F.normalize(both, dim=-1)
-                    loss = F.mse_loss(logits, as_logit((both[0::2] * both[1::2]).sum(-1)))
+                    loss = F.mse_loss(logits, as_logit(target))
                 else:
-                    target = torch.tensor([s / 5 for *_, s in batch], dtype=torch.float32, device=device)
-                    loss = F.binary_cross_entropy_with_logits(logits, target)
+                    loss = F.binary_cross_entropy_with_logits(logits, target / 5)
                 loss.backward()
                 torch.nn.utils.clip_grad_norm_(adapters + whole, 1.0)
                 optimizer.step()
                 optimizer.zero_grad()
                 schedule.step()
-                bar.update()
-        bar.close()
-        log.append({"run": run, "steps": steps, "loss": round(loss.item(), 4), "seconds": round(time.time() - started)})
-    return model, log
+            found = {name: round(spearman(model, tokenizer, own, device), 4) for name, own in dev.items()}
+            log.append({"run": run, "epoch": epoch, "seconds": round(time.time() - started)} | found)
+            tqdm.write(json.dumps(log[-1]))
+    return log
 
 
 def main() -> None:
@@ -117,34 +134,41 @@ def main() -> None:
     parser.add_argument("--backbone", required=True, help="folder or hub id of all-MiniLM-L6-v2")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[13, 14, 15])
-    parser.add_argument("--warm-up", type=int, default=1, help="epochs on cosines")
-    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--epochs", type=int, nargs=2, default=(2, 5), help="on cosines, on labels")
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--lr", type=float, default=6e-4)
+    parser.add_argument("--lr", type=float, nargs=2, default=(5e-4, 3e-4))
     args = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     tokenizer = AutoTokenizer.from_pretrained(args.backbone)
     bi_encoder = SentenceTransformer(args.backbone, device=str(device))
     stsb = {s: mining.sentence_pairs(args.data / "stsb" / f"stsb-en-{s}.csv") for s in ("train", "dev", "test")}
     own = {s: own_pairs(s) for s in ("train", "dev", "test")}
+    labelled = [*stsb["train"], *own["train"]]
+    sentences = sorted({s for a, b, _ in labelled for s in (a, b)})
+    vectors = dict(zip(sentences, bi_encoder.encode(sentences, normalize_embeddings=True), strict=True))
     measured, best = [], -1.0
-    with tempfile.TemporaryDirectory() as folder:
-        for seed in args.seeds:
-            model, log = train(args.backbone, bi_encoder, tokenizer, stsb["train"], own["train"], device, args, seed)
-            row = {"seed": seed, "log": log}
-            for split in ("dev", "test"):
-                row |= {f"stsb {split}": round(spearman(model, tokenizer, stsb[split], device), 4),
-                        f"own {split}": round(spearman(model, tokenizer, own[split], device), 4)}  # fmt: skip
-            print(json.dumps(row), flush=True)
-            measured.append(row)
-            if row["stsb dev"] + row["own dev"] > best:
-                best, kept = row["stsb dev"] + row["own dev"], seed
-                lora.save(model, Path(folder))
-        shutil.copytree(folder, args.out, dirs_exist_ok=True)
+    for seed in args.seeds:
+        torch.manual_seed(seed)
+        rng = random.Random(seed)
+        model = new_model(args.backbone).to(device)
+        runs = {
+            "cosines": (unlabelled(vectors, labelled, rng), args.epochs[0], args.lr[0]),
+            "labels": (labelled, args.epochs[1], args.lr[1]),
+        }
+        dev = {"stsb dev": stsb["dev"], "own dev": own["dev"]}
+        row = {"seed": seed, "log": train(model, tokenizer, runs, device, args, rng, dev)}
+        for split in ("dev", "test"):
+            for name, pairs in (("stsb", stsb), ("own", own)):
+                row[f"{name} {split}"] = round(spearman(model, tokenizer, pairs[split], device), 4)
+        print(json.dumps(row), flush=True)
+        measured.append(row)
+        if row["stsb dev"] + row["own dev"] > best:
+            best, kept = row["stsb dev"] + row["own dev"], seed
+            lora.save(model, args.out)
     cosine = {f"{name} test": round(cosine_spearman(bi_encoder, pairs["test"]), 4)
               for name, pairs in (("stsb", stsb), ("own", own))}  # fmt: skip
     result = {
-        "recipe": {name: getattr(args, name) for name in ("warm_up", "epochs", "batch", "lr")},
+        "recipe": {name: getattr(args, name) for name in ("epochs", "batch", "lr")},
         "pairs": {"stsb train": len(stsb["train"]), "own train": len(own["train"])},
         "spearman": measured,
         "kept": kept,

@@ -22,17 +22,16 @@ PAIRS = [
     ("A man plays the guitar.", "A man is playing a guitar. " * 3),
 ]
 LOADERS = {
-    "reranker-small": rr.load_reranker,
     "pair-scorer": rr.load_pair_scorer,
     "sparse": rr.load_sparse_encoder,
     "late-interaction": rr.load_late_interaction,
 }
 
 
-@pytest.fixture(scope="module", params=["reranker-small", "pair-scorer"])
-def cross_encoder(request):
-    """Return each of the other two cross-encoders in float32 on the CPU."""
-    return LOADERS[request.param](request.param, device="cpu", dtype=torch.float32)
+@pytest.fixture(scope="module")
+def scorer():
+    """Return the pair scorer in float32 on the CPU."""
+    return rr.load_pair_scorer(device="cpu", dtype=torch.float32)
 
 
 @pytest.fixture(scope="module")
@@ -80,46 +79,34 @@ def test_loading_another_model_is_silent(role, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_cross_encoders_don_t_depend_on_batch_order_or_padding(cross_encoder):
-    expected = cross_encoder.predict(PAIRS)
-    assert cross_encoder.predict(PAIRS[::-1])[::-1] == pytest.approx(expected, abs=1e-4)
-    assert cross_encoder.predict(PAIRS, batch_size=1) == pytest.approx(expected, abs=1e-4)
+def test_pair_scores_don_t_depend_on_batch_order_or_padding(scorer):
+    expected = scorer.predict(PAIRS)
+    assert scorer.predict(PAIRS[::-1])[::-1] == pytest.approx(expected, abs=1e-4)
+    assert scorer.predict(PAIRS, batch_size=1) == pytest.approx(expected, abs=1e-4)
 
 
-def test_cross_encoder_saved_and_loaded_again(cross_encoder, tmp_path):
-    cross_encoder.save_pretrained(str(tmp_path / "model"))
+def test_pair_scorer_saved_and_loaded_again(scorer, tmp_path):
+    scorer.save_pretrained(str(tmp_path / "model"))
     again = rr.load_reranker(str(tmp_path / "model"), device="cpu", dtype=torch.float32)
-    again.activation_fn = cross_encoder.activation_fn
-    assert again.predict(PAIRS) == pytest.approx(cross_encoder.predict(PAIRS), abs=1e-5)
-    assert again.model.config.num_hidden_layers == cross_encoder.model.config.num_hidden_layers
+    again.activation_fn = scorer.activation_fn
+    assert again.predict(PAIRS) == pytest.approx(scorer.predict(PAIRS), abs=1e-5)
 
 
-def test_bf16_keeps_the_order_of_what_is_apart(cross_encoder):
+def test_bf16_keeps_the_order_of_what_is_apart(scorer):
     """Scores that differ by 0.05 of a logit or more keep their order in bfloat16, and aren't tied."""
-    rough = rr.load_reranker("reranker-small" if cross_encoder.config.num_hidden_layers == 2 else "pair-scorer",
-                             device="cpu", dtype=torch.bfloat16)  # fmt: skip
+    rough = rr.load_pair_scorer(device="cpu", dtype=torch.bfloat16)
     queries = rr.load_queries("dev")["query"][:6]
     passages = rr.load_papers()["chunk"][:8]
     pairs = [(query, passage) for query in queries for passage in passages]
     exact, coarse = (
-        np.array(model.predict(pairs, activation_fn=torch.nn.Identity()), dtype=np.float64)
-        for model in (cross_encoder, rough)
+        np.array(model.predict(pairs, activation_fn=torch.nn.Identity()), dtype=np.float64) for model in (scorer, rough)
     )
     apart = exact[:, None] - exact[None] > 0.05
     assert apart.sum() > 500
     assert (coarse[:, None] - coarse[None])[apart].min() > 0
 
 
-def test_small_reranker_has_two_layers_and_a_fusion():
-    small = rr.load_reranker("reranker-small", device="cpu", dtype=torch.float32)
-    assert small.model.config.num_hidden_layers == 2
-    assert set(small.model.config.fusion) == {"logit", "cosine", "bias"}
-    hits = [rr.Hit(0, 0.55, 1), rr.Hit(1, 0.5, 2)]
-    assert [hit.corpus_id for hit in rr.rerank(small, QUERIES[0], hits, PASSAGES)] == [1, 0]
-
-
-def test_pair_scorer_is_on_the_benchmark_s_scale_and_nearly_symmetric():
-    scorer = rr.load_pair_scorer(device="cpu", dtype=torch.float32)
+def test_pair_scorer_is_on_the_benchmark_s_scale_and_nearly_symmetric(scorer):
     same, other, twice = scorer.predict(PAIRS)
     assert 0 <= other < 0.2 < 0.5 < same <= 1
     assert twice > same
