@@ -32,7 +32,7 @@ lint unit nbval hub browser: setup  ## (each) Run one kind of test
 notebooks: setup  ## Re-execute the chapters and save them, normalised (ONLY=04 for one)
 	@$(BIN)/python tools/notebooks.py $(ONLY)
 
-bench-quality: setup  ## Measure every embedded model and write the tables of the model cards
+bench-quality: setup  ## Measure every embedded model and write the table of the model cards
 	@$(BIN)/python bench/quality.py
 
 address: setup  ## Set the repository's public address: make address URL=https://github.com/OWNER/NAME

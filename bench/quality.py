@@ -1,8 +1,8 @@
 """Measure every embedded model's quality and speed beside BM25 and the bi-encoder: `make bench-quality`.
 
-Quality: on the mini ai-arxiv's test queries and on the book's test pairs, in float32, so that it is the same on every
+Quality: on the mini ai-arxiv's test queries, in float32, so that it is the same on every
 machine. Speed: in one run, all systems in turn within each of several rounds, at the precision that readers get by
-default. Writes `bench/quality.json` and the tables between the markers of `book/model-cards.md`.
+default. Writes `bench/quality.json` and the table between the markers of `book/model-cards.md`.
 """
 
 import json
@@ -14,7 +14,6 @@ from time import perf_counter
 
 import numpy as np
 import torch
-from scipy.stats import spearmanr
 
 import rrhelpers as rr
 from rrhelpers.backbone import adapter_folder
@@ -32,13 +31,15 @@ BEGIN, END = "<!-- written by make bench-quality: begin -->", "<!-- written by m
 class Systems:
     """All models at one precision, and how each of them searches the same passages."""
 
-    def __init__(self, passages: list[str], dtype: torch.dtype | None):
+    def __init__(self, passages: list[str], dtype: torch.dtype | None, weights: np.ndarray | None = None):
         self.passages = passages
         self.bi_encoder = rr.load_bi_encoder(dtype=dtype)
         self.reranker = rr.load_reranker(dtype=dtype)
         self.sparse, self.late = rr.load_sparse_encoder(), rr.load_late_interaction(dtype=dtype)
         self.vectors = rr.encode(self.bi_encoder, passages, progress=False)
-        self.weights = self.sparse.encode_document(passages, batch_size=8, convert_to_sparse_tensor=False).numpy()
+        if weights is None:  # those of the sparse encoder, which is in float32 always
+            weights = self.sparse.encode_document(passages, batch_size=8, convert_to_sparse_tensor=False).numpy()
+        self.weights = weights
         self.matrices = self.late.encode_document(passages)
 
     def bm25(self, queries):
@@ -152,30 +153,6 @@ def search_quality(systems: Systems, ids: list[str]) -> list[dict]:
     return rows
 
 
-def pair_quality() -> list[dict]:
-    """Return Spearman's correlation with the scores of the test pairs, and the scorer's gain over the cosine."""
-    pairs = rr.load_pairs("test")
-    one, other, gold = pairs["sentence1"][:], pairs["sentence2"][:], np.array(pairs["score"][:])
-    model = rr.load_bi_encoder(dtype=torch.float32)
-    cosine = (rr.encode(model, one, progress=False) * rr.encode(model, other, progress=False)).sum(1)
-    scorer = rr.load_pair_scorer(dtype=torch.float32)
-    found = {"bi-encoder": cosine, "pair-scorer": scorer.predict(list(zip(one, other, strict=True)))}
-    draws = np.random.default_rng(0).integers(0, len(gold), (2000, len(gold)))
-    sampled = {name: np.array([spearmanr(s[d], gold[d])[0] for d in draws]) for name, s in found.items()}
-    return [
-        {
-            "model": name,
-            "pairs": len(gold),
-            "Spearman": round(float(spearmanr(scores, gold)[0]), 4),
-            "interval": [round(float(v), 4) for v in np.percentile(sampled[name], [2.5, 97.5])],
-            "gain's interval": [
-                round(float(v), 4) for v in np.percentile(sampled[name] - sampled["bi-encoder"], [2.5, 97.5])
-            ],
-        }
-        for name, scores in found.items()
-    ]
-
-
 def megabytes(role: str) -> float:
     """Return the size of what is shipped beside the backbone."""
     folder = adapter_folder(rr.spec(role))
@@ -186,8 +163,8 @@ def measure() -> dict:
     """Measure everything."""
     papers = rr.load_papers()
     passages, ids = papers["chunk"][:], rr.passage_ids(papers)
-    quality = search_quality(Systems(passages, torch.float32), ids)
-    fast = Systems(passages, None)
+    exact = Systems(passages, torch.float32)
+    fast = Systems(passages, None, exact.weights)
     queries = rr.load_queries("test")["query"][:QUERIES]
     latency = in_turn({n: lambda find=f: [find([q]) for q in queries] for n, f in fast.all().items()})
     reading = in_turn(fast.reading())
@@ -198,7 +175,7 @@ def measure() -> dict:
         "versions": {name: version(name) for name in ("torch", "sentence-transformers", "transformers")},
         "passages": len(passages),
         "queries": len(rr.per_query({}, rr.load_qrels("test"), ids, "nDCG@10")),
-        "search": quality,
+        "search": search_quality(exact, ids),
         "ms per query": {name: spread(np.array(s) / len(queries) * 1000) for name, s in latency.items()},
         "texts per second": {name: spread(PASSAGES / np.array(s)) for name, s in reading.items()},
         "sparse, active word pieces": {
@@ -207,13 +184,12 @@ def measure() -> dict:
             "of": fast.weights.shape[1],
         },
         "late-interaction, vectors a passage": round(float(np.mean([len(m) for m in fast.matrices])), 1),
-        "megabytes": {role: megabytes(role) for role in ("reranker", "pair-scorer", "sparse", "late-interaction")},
-        "pairs": pair_quality(),
+        "megabytes": {role: megabytes(role) for role in ("reranker", "sparse", "late-interaction")},
     }
 
 
-def tables(result: dict) -> str:
-    """Return the page's part: two tables and a line on how they were made."""
+def table(result: dict) -> str:
+    """Return the page's part: a table and how it was made."""
     lines = [
         "| | beside the backbone | nDCG@10 | gain over the bi-encoder | MRR@10 | Recall@25 | ms a query | reads/s |",
         "|---|---|---|---|---|---|---|---|",
@@ -230,24 +206,16 @@ def tables(result: dict) -> str:
             f"| {row['MRR@10']:.3f} | {row['Recall@25']:.3f} | {ms:.0f} [{low:.0f}, {high:.0f}] "
             f"| {'' if speed is None else f'{speed[0]:.0f} [{speed[1]:.0f}, {speed[2]:.0f}]'} |"
         )
-    lines += ["", "| | beside the backbone | Spearman | gain over the cosine |", "|---|---|---|---|"]
-    for row in result["pairs"]:
-        size = f"{result['megabytes'][row['model']]:.2f} MB" if row["model"] in result["megabytes"] else "nothing"
-        low, high = row["gain's interval"]
-        lines.append(
-            f"| {row['model']} | {size} | {row['Spearman']:.3f} [{row['interval'][0]:.3f}, {row['interval'][1]:.3f}] "
-            f"| {'' if row['model'] == 'bi-encoder' else f'between {low:+.3f} and {high:+.3f}'} |"
-        )
     return "\n".join([*lines, "", how(result)])
 
 
 def how(result: dict) -> str:
-    """Return the sentences on how the tables were made."""
+    """Return the sentences on how the table was made."""
     active = result["sparse, active word pieces"]
     versions = ", ".join(f"{name} {number}" for name, number in result["versions"].items())
     return (
-        f"{result['queries']} test queries over {result['passages']} passages, {result['pairs'][0]['pairs']} test "
-        "pairs. Brackets behind quality: 95% intervals by bootstrap; p: paired bootstrap with Holm's correction; "
+        f"{result['queries']} test queries over {result['passages']} passages. "
+        "Brackets behind quality: 95% intervals by bootstrap; p: paired bootstrap with Holm's correction; "
         f"brackets behind speed: the slowest and the fastest of {ROUNDS} rounds that all systems took in turn. "
         f"`sparse` gives a passage {active['a passage']:.0f} of {active['of']:,} word pieces a weight, at most "
         f"{active['the most']}; `late-interaction` gives it {result['late-interaction, vectors a passage']:.0f} "
@@ -256,14 +224,14 @@ def how(result: dict) -> str:
 
 
 def main() -> None:
-    """Measure, write the figures, and put the tables into the page."""
+    """Measure, write the figures, and put the table into the page."""
     result = measure()
     (ROOT / "bench" / "quality.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     page = ROOT / "book" / "model-cards.md"
     before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
     _, _, after = rest.partition(END)
-    page.write_text(f"{before}{BEGIN}\n{tables(result)}\n{END}{after}", encoding="utf-8")
-    print(tables(result))
+    page.write_text(f"{before}{BEGIN}\n{table(result)}\n{END}{after}", encoding="utf-8")
+    print(table(result))
 
 
 if __name__ == "__main__":

@@ -22,7 +22,6 @@ _HOME = {
     "evaluate": "evaluating",
     "load_bi_encoder": "models",
     "load_late_interaction": "models",
-    "load_pair_scorer": "models",
     "load_pairs": "collection",
     "load_papers": "papers",
     "load_qrels": "collection",

@@ -59,21 +59,27 @@ def load_reranker(name: str = "reranker", *, device=None, dtype=None):
     sentence_transformers.CrossEncoder
         Its own ``predict`` gives the scale that the registry states for it.
     """
-    return _load_cross_encoder(name, device, dtype)
+    import torch
+    from sentence_transformers import CrossEncoder
 
-
-def load_pair_scorer(name: str = "pair-scorer", *, device=None, dtype=None):
-    """Load a cross-encoder that says how alike two sentences are, by role, by id, or from a folder.
-
-    Parameters and errors are those of `load_bi_encoder`.
-
-    Returns
-    -------
-    sentence_transformers.CrossEncoder
-        Its ``predict`` takes pairs of sentences and gives a number from 0 to 1 for each; times 5 it
-        is on the scale of the STS benchmark (https://aclanthology.org/S17-2001).
-    """
-    return _load_cross_encoder(name, device, dtype)
+    one, folder = _resolve(name)
+    adapter = adapter_folder(one)
+    device = pick_device(device)
+    dtype = dtype or pick_dtype(device)
+    # An adapter is added in float32; rounding comes last.
+    model = _load(CrossEncoder, folder, device, torch.float32 if adapter else dtype, num_labels=1)
+    if adapter:
+        merge_adapter(model.model, adapter)
+        model.to(dtype)
+        fusion = adapter / "fusion.json"
+        if fusion.exists():  # how `rerank` weighs the logit with the retriever's cosine
+            model.model.config.fusion = json.loads(fusion.read_text(encoding="utf-8"))["weights"]
+    if one.max_length:
+        model.tokenizer.model_max_length = one.max_length
+        model.max_seq_length = one.max_length
+    if one.scale:
+        model.activation_fn = torch.nn.Sigmoid() if one.scale == "probability" else torch.nn.Identity()
+    return model
 
 
 def load_sparse_encoder(name: str = "sparse", *, device=None, dtype=None):
@@ -144,30 +150,6 @@ def load_late_interaction(name: str = "late-interaction", *, device=None, dtype=
     model.to(dtype)
     if one.max_length:
         model.max_seq_length = one.max_length
-    return model
-
-
-def _load_cross_encoder(name: str, device, dtype):
-    import torch
-    from sentence_transformers import CrossEncoder
-
-    one, folder = _resolve(name)
-    adapter = adapter_folder(one)
-    device = pick_device(device)
-    dtype = dtype or pick_dtype(device)
-    # An adapter is added in float32; rounding comes last.
-    model = _load(CrossEncoder, folder, device, torch.float32 if adapter else dtype, num_labels=1)
-    if adapter:
-        merge_adapter(model.model, adapter)
-        model.to(dtype)
-        fusion = adapter / "fusion.json"
-        if fusion.exists():  # how `rerank` weighs the logit with the retriever's cosine
-            model.model.config.fusion = json.loads(fusion.read_text(encoding="utf-8"))["weights"]
-    if one.max_length:
-        model.tokenizer.model_max_length = one.max_length
-        model.max_seq_length = one.max_length
-    if one.scale:
-        model.activation_fn = torch.nn.Sigmoid() if one.scale == "probability" else torch.nn.Identity()
     return model
 
 

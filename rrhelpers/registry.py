@@ -80,16 +80,6 @@ SPECS: tuple[Spec, ...] = (
         found_in="trained by tools/train_reranker.py, shipped in this package",
     ),
     Spec(
-        role="pair-scorer",
-        profile="embedded",
-        id="rrhelpers/weights/pair-scorer",
-        revision=None,
-        max_length=256,
-        scale="probability",
-        licence="CC-BY-4.0 (adapter), Apache-2.0 (backbone)",
-        found_in="trained by tools/train_pair_scorer.py, shipped in this package",
-    ),
-    Spec(
         role="sparse",
         profile="embedded",
         id="rrhelpers/weights/sparse",
@@ -158,16 +148,6 @@ SPECS: tuple[Spec, ...] = (
         scale="probability",
         licence="MIT",
         found_in="model pins of several projects on GitHub, which agree",
-    ),
-    Spec(
-        role="pair-scorer",
-        profile="hub",
-        id="cross-encoder/stsb-TinyBERT-L4",
-        revision="3e39595f8adaa52ea203efeeb48531b24a81533f",
-        max_length=512,
-        scale="probability",
-        licence="Apache-2.0",
-        found_in="the commit history of the model's own page, after its safetensors were added",
     ),
     Spec(
         role="sparse",

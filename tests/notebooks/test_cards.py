@@ -85,6 +85,28 @@ def test_the_first_query_that_a_newcomer_sees_does_what_is_said():
     assert rr.load_qrels("dev")[qid][rr.passage_ids(rr.load_papers())[int(passage)]] == 3
 
 
+def test_the_table_of_all_models_is_what_was_measured(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "bench")
+    from quality import BEGIN, END, table
+
+    measured = json.loads((ROOT / "bench" / "quality.json").read_text())
+    assert CARDS.partition(BEGIN)[2].partition(END)[0].strip() == table(measured)
+    ndcg = {row["system"]: row["nDCG@10"] for row in measured["search"]}
+    assert ndcg["sparse"] >= ndcg["BM25"]
+    assert ndcg["late-interaction"] >= ndcg["bi-encoder"]
+    assert measured["sparse, active word pieces"]["a passage"] < 0.01 * measured["sparse, active word pieces"]["of"]
+
+
+@pytest.mark.parametrize(("role", "baseline"), [("sparse", "BM25"), ("late-interaction", "bi-encoder")])
+def test_the_figures_of_what_was_fitted_are_those_measured(role, baseline):
+    measured = json.loads((RERANKER.parent / role / "training.json").read_text())
+    kept = [row for row in measured["seeds"] if row.get("threshold") == measured["recipe"].get("threshold")]
+    section = CARDS.partition(f"## `{role}`")[2].partition("\n## ")[0]
+    for split in ("dev", "test"):
+        row = next(line for line in section.splitlines() if line.startswith(f"| {split} |"))
+        assert all(figure(seed[f"nDCG@10 {split}"], 3) in row for seed in (*kept, measured[baseline]))
+
+
 def test_adapters_are_small():
     assert (RERANKER / "adapter_model.safetensors").stat().st_size < 3e6
 

@@ -3,7 +3,6 @@
 import json
 import warnings
 
-import numpy as np
 import pytest
 import torch
 
@@ -16,22 +15,10 @@ PASSAGES = [
     "RLHF fits a reward model to human preferences, and a language model to that reward model. " * 4,
 ]
 QUERIES = ["How many people live in Berlin?", "what is rlhf?"]
-PAIRS = [
-    ("A man plays the guitar.", "Somebody is playing an instrument."),
-    ("A man plays the guitar.", "The stock market fell on Monday."),
-    ("A man plays the guitar.", "A man is playing a guitar. " * 3),
-]
 LOADERS = {
-    "pair-scorer": rr.load_pair_scorer,
     "sparse": rr.load_sparse_encoder,
     "late-interaction": rr.load_late_interaction,
 }
-
-
-@pytest.fixture(scope="module")
-def scorer():
-    """Return the pair scorer in float32 on the CPU."""
-    return rr.load_pair_scorer(device="cpu", dtype=torch.float32)
 
 
 @pytest.fixture(scope="module")
@@ -77,41 +64,6 @@ def test_loading_another_model_is_silent(role, capfd):
         warnings.simplefilter("error")
         LOADERS[role](role, device="cpu")
     assert capfd.readouterr() == ("", "")
-
-
-def test_pair_scores_don_t_depend_on_batch_order_or_padding(scorer):
-    expected = scorer.predict(PAIRS)
-    assert scorer.predict(PAIRS[::-1])[::-1] == pytest.approx(expected, abs=1e-4)
-    assert scorer.predict(PAIRS, batch_size=1) == pytest.approx(expected, abs=1e-4)
-
-
-def test_pair_scorer_saved_and_loaded_again(scorer, tmp_path):
-    scorer.save_pretrained(str(tmp_path / "model"))
-    again = rr.load_reranker(str(tmp_path / "model"), device="cpu", dtype=torch.float32)
-    again.activation_fn = scorer.activation_fn
-    assert again.predict(PAIRS) == pytest.approx(scorer.predict(PAIRS), abs=1e-5)
-
-
-def test_bf16_keeps_the_order_of_what_is_apart(scorer):
-    """Scores that differ by 0.05 of a logit or more keep their order in bfloat16, and aren't tied."""
-    rough = rr.load_pair_scorer(device="cpu", dtype=torch.bfloat16)
-    queries = rr.load_queries("dev")["query"][:6]
-    passages = rr.load_papers()["chunk"][:8]
-    pairs = [(query, passage) for query in queries for passage in passages]
-    exact, coarse = (
-        np.array(model.predict(pairs, activation_fn=torch.nn.Identity()), dtype=np.float64) for model in (scorer, rough)
-    )
-    apart = exact[:, None] - exact[None] > 0.05
-    assert apart.sum() > 500
-    assert (coarse[:, None] - coarse[None])[apart].min() > 0
-
-
-def test_pair_scorer_is_on_the_benchmark_s_scale_and_nearly_symmetric(scorer):
-    same, other, twice = scorer.predict(PAIRS)
-    assert 0 <= other < 0.2 < 0.5 < same <= 1
-    assert twice > same
-    turned = scorer.predict([(b, a) for a, b in PAIRS])
-    assert turned == pytest.approx([same, other, twice], abs=0.15)
 
 
 def test_sparse_query_is_a_table_and_has_no_stop_words(sparse):
@@ -213,12 +165,3 @@ def test_the_kept_one_is_the_best_on_dev_and_no_worse_than_its_baseline_on_test(
     assert len(rows) == 3
     assert kept["nDCG@10 dev"] == max(row["nDCG@10 dev"] for row in rows)
     assert kept["nDCG@10 test"] >= measured[baseline]["nDCG@10 test"]
-
-
-def test_the_kept_pair_scorer_is_the_best_on_dev_and_beats_the_cosine_on_test():
-    measured = figures("pair-scorer")
-    rows = {row["seed"]: row for row in measured["spearman"]}
-    assert len(rows) == 3
-    assert measured["kept"] == max(rows, key=lambda seed: rows[seed]["stsb dev"] + rows[seed]["own dev"])
-    for split in ("stsb test", "own test"):
-        assert rows[measured["kept"]][split] > measured["bi-encoder's cosine"][split]
