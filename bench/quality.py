@@ -20,7 +20,7 @@ from rrhelpers.backbone import adapter_folder
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tools"))
-from measure_collection import bm25_run, reranked_run  # noqa: E402
+from measure_collection import bm25, reranked_run  # noqa: E402
 
 DEPTH, RERANKED = 100, 25
 ROUNDS, QUERIES, PASSAGES = 5, 20, 64  # of the timing
@@ -33,6 +33,7 @@ class Systems:
 
     def __init__(self, passages: list[str], dtype: torch.dtype | None, weights: np.ndarray | None = None):
         self.passages = passages
+        self.bm25 = bm25(passages)
         self.bi_encoder = rr.load_bi_encoder(dtype=dtype)
         self.reranker = rr.load_reranker(dtype=dtype)
         self.sparse, self.late = rr.load_sparse_encoder(), rr.load_late_interaction(dtype=dtype)
@@ -41,10 +42,6 @@ class Systems:
             weights = self.sparse.encode_document(passages, batch_size=8, convert_to_sparse_tensor=False).numpy()
         self.weights = weights
         self.matrices = self.late.encode_document(passages)
-
-    def bm25(self, queries):
-        """Return BM25's hits; the index is made anew, which takes no time to speak of."""
-        return bm25_run(self.passages, queries)
 
     def cosine(self, queries):
         """Return the bi-encoder's hits."""

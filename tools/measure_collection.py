@@ -20,16 +20,25 @@ from rrhelpers.evaluating import MEASURES, RELEVANT
 DEPTH, RERANKED = 100, 25
 
 
-def bm25_run(passages: list[str], queries: list[str]) -> list[list[rr.Hit]]:
-    """Return BM25's hits (Lucene's variant, k1 1.5, b 0.75, English stop words, no stemming)."""
+def bm25(passages: list[str]):
+    """Return a function from queries to BM25's hits (Lucene's variant, k1 1.5, b 0.75, stop words, no stemming)."""
     index = bm25s.BM25()
     index.index(bm25s.tokenize(passages, stopwords="en", show_progress=False), show_progress=False)
-    asked = bm25s.tokenize(queries, stopwords="en", show_progress=False)
-    rows, scores = index.retrieve(asked, k=DEPTH, show_progress=False)
-    return [
-        [rr.Hit(int(i), float(s), rank) for rank, (i, s) in enumerate(zip(*pair, strict=True), start=1)]
-        for pair in zip(rows, scores, strict=True)
-    ]
+
+    def find(queries: list[str]) -> list[list[rr.Hit]]:
+        asked = bm25s.tokenize(queries, stopwords="en", show_progress=False)
+        rows, scores = index.retrieve(asked, k=DEPTH, show_progress=False)
+        return [
+            [rr.Hit(int(i), float(s), rank) for rank, (i, s) in enumerate(zip(*pair, strict=True), start=1)]
+            for pair in zip(rows, scores, strict=True)
+        ]
+
+    return find
+
+
+def bm25_run(passages: list[str], queries: list[str]) -> list[list[rr.Hit]]:
+    """Return BM25's hits from an index made for the occasion."""
+    return bm25(passages)(queries)
 
 
 def reranked_run(reranker, queries, hits, passages, **options) -> list[list[rr.Hit]]:
