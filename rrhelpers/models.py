@@ -12,6 +12,8 @@ from .device import pick_device, pick_dtype
 from .hub import snapshot
 from .registry import Spec, spec
 
+_TOO_OLD = "{} needs sentence-transformers 6.0 or newer: pip install 'sentence-transformers>=6'"
+
 
 def load_bi_encoder(name: str = "bi-encoder", *, device=None, dtype=None):
     """Load a bi-encoder by role, by id, or from a folder.
@@ -135,9 +137,7 @@ def load_late_interaction(name: str = "late-interaction", *, device=None, dtype=
     try:
         from sentence_transformers import MultiVectorEncoder
     except ImportError:
-        raise ImportError(
-            "late interaction needs sentence-transformers 6.0 or newer: pip install 'sentence-transformers>=6'"
-        ) from None
+        raise ImportError(_TOO_OLD.format("late interaction")) from None
 
     one, folder = _resolve(name)
     adapter = adapter_folder(one)
@@ -157,7 +157,16 @@ def embedded_sparse(folder: Path, head: Path, device):
     """Return the sparse encoder of the backbone in `folder` and the head in `head`, in float32."""
     from safetensors.torch import load_file
     from sentence_transformers import SparseEncoder
-    from sentence_transformers.sparse_encoder.modules import Router, SparseStaticEmbedding, SpladePooling, Transformer
+
+    try:
+        from sentence_transformers.sparse_encoder.modules import (
+            Router,
+            SparseStaticEmbedding,
+            SpladePooling,
+            Transformer,
+        )
+    except ImportError:
+        raise ImportError(_TOO_OLD.format("the embedded sparse encoder")) from None
 
     files = {"use_safetensors": True, "local_files_only": True}
     passages = Transformer(str(folder), transformer_task="fill-mask", model_kwargs=files)
