@@ -30,6 +30,7 @@ _HOME = {
     "load_sentences": "collection",
     "load_sparse_encoder": "models",
     "load_topics": "collection",
+    "negative_test": "negative",
     "passage_ids": "collection",
     "per_query": "evaluating",
     "pick_device": "device",

@@ -1,9 +1,11 @@
-"""A search box for a notebook with a kernel, and a table of precomputed queries for a page without."""
+"""A search box for a notebook with a kernel; a table of precomputed queries and a map for a page without."""
 
 import json
 from collections.abc import Mapping, Sequence
 from html import escape
 from threading import Lock
+
+import numpy as np
 
 from .encoding import encode
 from .hits import Hit
@@ -11,6 +13,42 @@ from .reranking import rerank
 from .searching import search
 
 _SHOWN = 5
+_WIDTH, _HEIGHT, _MARGIN = 560, 420, 24  # of the map, in pixels at full size
+# It carries its style along, since Jupyter and Colab don't have the book's.
+_STYLE = """
+.rr-map select { max-width: 100%; padding: 0.3rem; }
+.rr-map svg { display: block; width: 100%; max-width: 700px; margin: 0.5rem 0; }
+.rr-map circle { fill: #7f7f7f; fill-opacity: 0.45; cursor: pointer; }
+.rr-map .rr-topic { fill: currentColor; fill-opacity: 0.9; }
+.rr-map .rr-near { stroke: var(--rr-bi-encoder-text, #0072b2); stroke-width: 3; }
+.rr-map .rr-chosen { fill: var(--rr-bi-encoder-text, #0072b2); fill-opacity: 1; r: 10px; }
+.rr-map line { stroke: var(--rr-bi-encoder-text, #0072b2); stroke-width: 1.5; }
+.rr-map text { fill: currentColor; font-size: 17px; font-weight: 600; pointer-events: none; }
+"""
+# What choosing a paper changes: the marks of the points, the lines and numbers, and the list in words.
+_CHOOSE = """
+const map = this.closest('.rr-map'), options = [...this.options], chosen = this.selectedOptions[0];
+const topic = option => option.parentElement.label;
+const point = number => map.querySelector(`circle[data-number='${number}']`), from = point(this.value);
+for (const option of options)
+  point(option.value).setAttribute('class', topic(option) === topic(chosen) ? 'rr-topic' : '');
+from.setAttribute('class', 'rr-chosen');
+chosen.dataset.near.split(' ').forEach((found, i) => {
+  const [number, cosine] = found.split(':'), to = point(number);
+  const [x, y] = ['cx', 'cy'].map(name => +to.getAttribute(name));
+  const option = options.find(option => option.value === number);
+  const set = (element, values) => Object.entries(values).forEach(([name, value]) => element.setAttribute(name, value));
+  to.classList.add('rr-near');
+  set(map.querySelectorAll('line')[i], {x1: from.getAttribute('cx'), y1: from.getAttribute('cy'), x2: x, y2: y});
+  set(map.querySelectorAll('text')[i], {x: x + 8, y: y - 8});
+  map.querySelectorAll('li')[i].textContent = `${option.text} (cosine ${cosine}; ${topic(option)})`;
+});
+map.querySelector('b').textContent = chosen.text;
+"""
+_CLICK = """
+const number = event.target.dataset.number, select = this.closest('.rr-map').querySelector('select');
+if (number) { select.value = number; select.dispatchEvent(new Event('change')); }
+"""
 
 
 def results_html(hits: Sequence[Hit], passages: Sequence[str], titles: Sequence[str]) -> str:
@@ -113,3 +151,91 @@ def explorer(
         f'<div class="rr-explorer" id="{name}"><label>Query <select onchange={json.dumps(script)}>'
         f"{''.join(options)}</select></label>{''.join(panels)}</div>"
     )
+
+
+def paper_map(
+    points: np.ndarray, vectors: np.ndarray, titles: Sequence[str], topics: Sequence[str], name: str, alt: str
+):
+    """Return a map of texts on which one can be chosen to see its nearest neighbours.
+
+    A list of all texts chooses, by mouse or keyboard, and so does a click on a point. The chosen
+    text's five nearest by cosine are joined to it, numbered, and named in a list below, which says
+    all that the picture shows. Plain HTML and a little script, so it works in the static page too.
+
+    Parameters
+    ----------
+    points : array of shape (n, 2)
+        Where each text stands; one scale for both axes.
+    vectors : array of shape (n, d)
+        The rows, of length 1, that the neighbours are taken from: not the map's two numbers.
+    titles, topics : sequences of n str
+    name : str
+        Identifies it in its page: letters, digits and hyphens.
+    alt : str
+        What the picture shows, for those who can't see it.
+
+    Returns
+    -------
+    IPython.display.HTML
+
+    Raises
+    ------
+    ValueError
+        If the numbers of points, vectors, titles and topics differ, or there are fewer than six.
+    """
+    from IPython.display import HTML
+
+    count = len(titles)
+    if not (len(points) == len(vectors) == len(topics) == count):
+        raise ValueError(f"{len(points)} points, {len(vectors)} vectors, {count} titles, {len(topics)} topics")
+    if count <= _SHOWN:
+        raise ValueError(f"{count} texts are too few for {_SHOWN} neighbours")
+    places = _on_the_page(np.asarray(points, dtype=np.float64))
+    cosines = np.asarray(vectors, dtype=np.float64) @ np.asarray(vectors, dtype=np.float64).T
+    np.fill_diagonal(cosines, -np.inf)
+    nearest = np.argsort(-cosines, axis=1, kind="stable")[:, :_SHOWN]
+    order = sorted(range(count), key=lambda i: (topics[i], titles[i]))
+    first = order[0]
+
+    def option(i: int) -> str:
+        near = " ".join(f"{j}:{cosines[i, j]:.2f}" for j in nearest[i])
+        return f'<option value="{i}" data-near="{near}">{escape(titles[i])}</option>'
+
+    def mark(i: int) -> str:
+        marks = {"rr-topic": topics[i] == topics[first], "rr-near": i in nearest[first]}
+        kind = "rr-chosen" if i == first else " ".join(one for one, given in marks.items() if given)
+        (x, y), title = places[i], f"{titles[i]} ({topics[i]})"
+        return (
+            f'<circle data-number="{i}" class="{kind}" cx="{x}" cy="{y}" r="6"><title>{escape(title)}</title></circle>'
+        )
+
+    groups = {topic: "".join(option(i) for i in order if topics[i] == topic) for topic in sorted(set(topics))}
+    options = "".join(f'<optgroup label="{escape(topic)}">{inside}</optgroup>' for topic, inside in groups.items())
+    x1, y1 = places[first]
+    lines = "".join(f'<line x1="{x1}" y1="{y1}" x2="{x}" y2="{y}"/>' for x, y in (places[j] for j in nearest[first]))
+    numbers = "".join(
+        f'<text x="{places[j][0] + 8}" y="{places[j][1] - 8}">{rank}</text>' for rank, j in enumerate(nearest[first], 1)
+    )
+    items = "".join(
+        f"<li>{escape(titles[j])} (cosine {cosines[first, j]:.2f}; {escape(topics[j])})</li>" for j in nearest[first]
+    )
+    return HTML(
+        f'<style>{_STYLE}</style><div class="rr-map" id="{name}">'
+        f'<label>Paper <select onchange="{_attribute(_CHOOSE)}">{options}</select></label>'
+        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(alt)}" onclick="{_attribute(_CLICK)}">'
+        f"{lines}{''.join(map(mark, range(count)))}{numbers}</svg>"
+        f'<div aria-live="polite"><p>Nearest to <b>{escape(titles[first])}</b>:</p><ol>{items}</ol></div></div>'
+    )
+
+
+def _on_the_page(points: np.ndarray) -> list[tuple[int, int]]:
+    """Scale points to the picture's size, both axes alike, its y pointing down."""
+    low, high = points.min(axis=0), points.max(axis=0)
+    size = np.array([_WIDTH, _HEIGHT])
+    scale = ((size - 2 * _MARGIN) / np.maximum(high - low, 1e-12)).min()
+    centred = (points - (low + high) / 2) * scale * [1, -1] + size / 2
+    return [(int(x), int(y)) for x, y in centred.round()]
+
+
+def _attribute(script: str) -> str:
+    return escape(" ".join(script.split()))

@@ -20,6 +20,7 @@ PAGES = [f"{file}.html" for file in FILES]
 PHONE = {"width": 400, "height": 800}
 CHAPTERS = [pytest.param(path, id=path.stem[:2]) for path in chapters()]
 EXPLORER = next(path for path in chapters() if path.stem.startswith("04-"))
+MAP = next(path for path in chapters() if path.stem.startswith("01-"))
 
 every_chapter = pytest.mark.parametrize("chapter", CHAPTERS)
 
@@ -295,9 +296,12 @@ def test_figures_are_drawn_and_react(reading):
         figure.scroll_into_view_if_needed()
         assert figure.locator(".main-svg").first.bounding_box()["height"] > 100
         x, y = figure.evaluate("""plot => {
-          const trace = plot._fullData.find(t => t.visible === true), i = trace.x.length >> 1;
+          const trace = plot._fullData.find(t => t.visible === true);
           const {xaxis, yaxis} = plot._fullLayout, box = plot.getBoundingClientRect();
-          return [box.x + xaxis._offset + xaxis.d2p(trace.x[i]), box.y + yaxis._offset + yaxis.d2p(trace.y[i])];
+          const points = Array.from(trace.x, (x, i) => [xaxis.d2p(x), yaxis.d2p(trace.y[i])]);
+          const far = ([, y]) => Math.abs(y - yaxis._length / 2);  // on the edge there is no hovering
+          const [x, y] = points.filter(p => p.every(isFinite)).sort((a, b) => far(a) - far(b))[0];
+          return [box.x + xaxis._offset + x, box.y + yaxis._offset + y];
         }""")
         page.mouse.move(x - 3, y - 3)
         page.mouse.move(x, y)
@@ -348,6 +352,36 @@ def test_explorer_changes_what_it_shows(page, site):
         assert panels.locator("li").count() == 10, option
         seen.add(panels.inner_text())
     assert len(seen) == len(options), "two queries show the same"
+
+
+def test_map_joins_a_paper_to_its_neighbours(page, site):
+    show(page, site, page_of(MAP))
+    chart = page.locator(".rr-map")
+    chooser = chart.locator("select")
+    titles = {o.get_attribute("value"): o.inner_text() for o in chooser.locator("option").all()}
+    assert len(titles) == chart.locator("circle").count() > 50
+
+    def look():
+        """Return the chosen point's number, and check that the picture and the words agree with the list."""
+        chosen = chart.locator(".rr-chosen").get_attribute("data-number")
+        assert chooser.input_value() == chosen
+        assert chart.locator("b").inner_text() == titles[chosen].strip()
+        near = chooser.locator(f"option[value='{chosen}']").get_attribute("data-near")
+        names = [titles[one.split(":")[0]].strip() for one in near.split()]
+        items = chart.locator("li").all_inner_texts()
+        assert len(items) == 5
+        assert all(item.startswith(name) for item, name in zip(items, names, strict=True))
+        start = chart.locator(".rr-chosen")
+        assert {line.get_attribute("x1") for line in chart.locator("line").all()} == {start.get_attribute("cx")}
+        return chosen
+
+    seen = [look()]
+    chooser.focus()
+    page.keyboard.press("ArrowDown")
+    seen.append(look())
+    chart.locator("circle:not([class*=rr-])").first.dispatch_event("click")
+    seen.append(look())
+    assert len(set(seen)) == 3
 
 
 @every_chapter
