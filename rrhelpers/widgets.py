@@ -23,7 +23,8 @@ _STYLE = """
 .rr-map .rr-near { stroke: var(--rr-bi-encoder-text, #0072b2); stroke-width: 3; }
 .rr-map .rr-chosen { fill: var(--rr-bi-encoder-text, #0072b2); fill-opacity: 1; r: 10px; }
 .rr-map line { stroke: var(--rr-bi-encoder-text, #0072b2); stroke-width: 1.5; }
-.rr-map text { fill: currentColor; font-size: 17px; font-weight: 600; pointer-events: none; }
+.rr-map text { fill: currentColor; font-size: 17px; font-weight: 600; pointer-events: none;
+  text-anchor: middle; dominant-baseline: central; }
 """
 # What choosing a paper changes: the marks of the points, the lines and numbers, and the list in words.
 _CHOOSE = """
@@ -35,15 +36,17 @@ for (const option of options)
 from.setAttribute('class', 'rr-chosen');
 chosen.dataset.near.split(' ').forEach((found, i) => {
   const [number, cosine] = found.split(':'), to = point(number);
-  const [x, y] = ['cx', 'cy'].map(name => +to.getAttribute(name));
+  const [[x1, y1], [x2, y2]] = [from, to].map(end => [+end.getAttribute('cx'), +end.getAttribute('cy')]);
+  const beyond = 1 + 18 / Math.max(Math.hypot(x2 - x1, y2 - y1), 1);
   const option = options.find(option => option.value === number);
   const set = (element, values) => Object.entries(values).forEach(([name, value]) => element.setAttribute(name, value));
   to.classList.add('rr-near');
-  set(map.querySelectorAll('line')[i], {x1: from.getAttribute('cx'), y1: from.getAttribute('cy'), x2: x, y2: y});
-  set(map.querySelectorAll('text')[i], {x: x + 8, y: y - 8});
+  set(map.querySelectorAll('line')[i], {x1, y1, x2, y2});
+  set(map.querySelectorAll('text')[i], {x: x1 + beyond * (x2 - x1), y: y1 + beyond * (y2 - y1)});
   map.querySelectorAll('li')[i].textContent = `${option.text} (cosine ${cosine}; ${topic(option)})`;
 });
 map.querySelector('b').textContent = chosen.text;
+map.querySelector('i').textContent = topic(chosen);
 """
 _CLICK = """
 const number = event.target.dataset.number, select = this.closest('.rr-map').querySelector('select');
@@ -213,9 +216,7 @@ def paper_map(
     options = "".join(f'<optgroup label="{escape(topic)}">{inside}</optgroup>' for topic, inside in groups.items())
     x1, y1 = places[first]
     lines = "".join(f'<line x1="{x1}" y1="{y1}" x2="{x}" y2="{y}"/>' for x, y in (places[j] for j in nearest[first]))
-    numbers = "".join(
-        f'<text x="{places[j][0] + 8}" y="{places[j][1] - 8}">{rank}</text>' for rank, j in enumerate(nearest[first], 1)
-    )
+    numbers = "".join(_number(rank, places[first], places[j]) for rank, j in enumerate(nearest[first], 1))
     items = "".join(
         f"<li>{escape(titles[j])} (cosine {cosines[first, j]:.2f}; {escape(topics[j])})</li>" for j in nearest[first]
     )
@@ -224,7 +225,8 @@ def paper_map(
         f'<label>Paper <select onchange="{_attribute(_CHOOSE)}">{options}</select></label>'
         f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(alt)}" onclick="{_attribute(_CLICK)}">'
         f"{lines}{''.join(map(mark, range(count)))}{numbers}</svg>"
-        f'<div aria-live="polite"><p>Nearest to <b>{escape(titles[first])}</b>:</p><ol>{items}</ol></div></div>'
+        f'<div aria-live="polite"><p>Nearest to <b>{escape(titles[first])}</b> '
+        f"(<i>{escape(topics[first])}</i>):</p><ol>{items}</ol></div></div>"
     )
 
 
@@ -235,6 +237,13 @@ def _on_the_page(points: np.ndarray) -> list[tuple[int, int]]:
     scale = ((size - 2 * _MARGIN) / np.maximum(high - low, 1e-12)).min()
     centred = (points - (low + high) / 2) * scale * [1, -1] + size / 2
     return [(int(x), int(y)) for x, y in centred.round()]
+
+
+def _number(rank: int, start: tuple[int, int], end: tuple[int, int]) -> str:
+    """Return a neighbour's number, written a little beyond its point as seen from the chosen one."""
+    (x1, y1), (x2, y2) = start, end
+    beyond = 1 + 18 / max(np.hypot(x2 - x1, y2 - y1), 1)
+    return f'<text x="{x1 + beyond * (x2 - x1):.0f}" y="{y1 + beyond * (y2 - y1):.0f}">{rank}</text>'
 
 
 def _attribute(script: str) -> str:
