@@ -13,13 +13,12 @@ The file names the passages and the weights that it was made from; `rr.load_scor
 
 import argparse
 import json
-import platform
 from pathlib import Path
-from time import perf_counter
 
 import numpy as np
 import torch
 from measure_collection import bm25
+from timing import machine, timed
 from tqdm.auto import tqdm
 
 import rrhelpers as rr
@@ -64,13 +63,6 @@ def scored(model, stages: dict, vectors, split: str, every: int) -> dict[str, di
     return result
 
 
-def timed(work) -> float:
-    """Return milliseconds."""
-    started = perf_counter()
-    work()
-    return (perf_counter() - started) * 1000
-
-
 def timings(passages: list[str], vectors, queries: list[str]) -> dict:
     """Return milliseconds a query: median, least and most over the queries, each query asked of all systems in turn."""
     model, words, stages = rr.load_bi_encoder(), bm25(passages), second_stages(passages, None)
@@ -85,19 +77,11 @@ def timings(passages: list[str], vectors, queries: list[str]) -> dict:
         work(queries[0])
     for query in tqdm(queries, desc="timing"):
         for name, work in works.items():
-            found[name].append(timed(lambda query=query, work=work: work(query)))
+            found[name].append(1000 * timed(lambda query=query, work=work: work(query)))
     return {
         name: [round(float(v), 2) for v in (np.median(values), np.min(values), np.max(values))]
         for name, values in found.items()
     }
-
-
-def machine() -> str:
-    """Return the processor's name and how many threads are used."""
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text().splitlines() if path.exists() else []
-    names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
-    return f"{(names or [platform.processor() or platform.machine()])[0]}, {torch.get_num_threads()} threads"
 
 
 def write(path: Path, head: dict, splits: dict[str, dict]) -> None:
