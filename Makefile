@@ -3,7 +3,7 @@ PYTHON ?= python3
 PORT ?= 8000
 BIN = .venv/bin
 .DEFAULT_GOAL = help
-.PHONY: help setup book site test lint unit nbval hub browser notebooks bench-quality address serve clean
+.PHONY: help setup book site test lint unit nbval hub browser notebooks bench bench-quality address serve clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -31,6 +31,9 @@ lint unit nbval hub browser: setup  ## (each) Run one kind of test
 
 notebooks: setup  ## Re-execute the chapters and save them, normalised (ONLY=04 for one)
 	@$(BIN)/python tools/notebooks.py $(ONLY)
+
+bench: setup  ## Measure speed beside sentence-transformers and write the table of the speed page (DATA=folder)
+	@$(BIN)/python bench/speed.py $(if $(DATA),--data $(DATA))
 
 bench-quality: setup  ## Measure every embedded model and write the table of the model cards
 	@$(BIN)/python bench/quality.py

@@ -1,0 +1,255 @@
+"""Measure rrhelpers beside sentence-transformers, in one run: `make bench`.
+
+Encoding, reranking and search as a reader calls them, with each library's defaults, all in turn within each of
+several rounds. Beside each time stands what it was paid with: how far vectors, orders and ids differ from those of
+float32. Writes `bench/speed.json` and the table between the markers of `book/speed.md`.
+
+    python bench/speed.py [--data DIR] [--quick]
+
+`--data` may hold `ai_qa/papers.jsonl.gz` (see the model cards), whose longer passages then are encoded instead of
+the mini ai-arxiv's. `--quick` takes a few texts, to see that it works, and writes nothing.
+"""
+
+import argparse
+import gzip
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from importlib.util import find_spec
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import torch
+from sentence_transformers import util
+from tqdm.auto import tqdm
+
+import rrhelpers as rr
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "tools"))
+from timing import in_turn, machine, put_between, spread, timed, versions  # noqa: E402
+
+BEGIN, END = "<!-- written by make bench: begin -->", "<!-- written by make bench: end -->"
+THEIRS, OURS = "sentence-transformers", "rrhelpers"
+WORDS = (60, 200)  # of a passage
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much of everything."""
+
+    rounds: int = 3
+    texts: int = 2048
+    lists: tuple[tuple[int, int], ...] = ((1, 100), (64, 25))  # queries, passages each
+    corpora: tuple[int, ...] = (41_584, 1_000_000)
+    queries: tuple[int, ...] = (1, 256)
+    starts: int = 5
+
+
+QUICK = Sizes(2, 64, ((1, 8),), (2_000,), (1, 4), 2)
+
+
+def texts(count: int, data: Path | None) -> list[str]:
+    """Return passages of 60 to 200 words: those of `data` where it is there, else the mini ai-arxiv's, over again."""
+    found = rr.load_papers("rrhelpers/data/mini-ai-arxiv")["chunk"][:]
+    if data is not None:
+        with gzip.open(data / "ai_qa" / "papers.jsonl.gz", "rt", encoding="utf-8") as lines:
+            found = [text for line in lines for text in json.loads(line)["passages"]]
+    found = [text for text in dict.fromkeys(found) if WORDS[0] <= len(text.split()) <= WORDS[1]]
+    return found[:count]
+
+
+def encoding(sizes: Sizes, passages: list[str]) -> dict:
+    """Compare `rr.encode` with `SentenceTransformer.encode`; vectors and first tens with those of float32."""
+    plain, ours = rr.load_bi_encoder(dtype=torch.float32), rr.load_bi_encoder()
+    works = {
+        THEIRS: lambda: plain.encode(passages, show_progress_bar=False),
+        OURS: lambda: rr.encode(ours, passages, cache=False, progress=False),
+    }
+    seconds = in_turn(works, sizes.rounds)
+    exact = rr.encode(plain, passages, cache=False, progress=False)
+    vectors = works[OURS]()
+    queries = [passage[:80] for passage in passages[:200]]
+    firsts = [
+        [{hit.corpus_id for hit in hits} for hits in rr.search(rr.encode(model, queries), corpus, top_k=10)]
+        for model, corpus in ((plain, exact), (ours, vectors))
+    ]
+    return {
+        "texts": len(passages),
+        "tokens a text": round(float(np.mean([len(ids) for ids in plain.tokenizer(passages)["input_ids"]])), 1),
+        "texts per second": {name: spread(len(passages) / np.array(own)) for name, own in seconds.items()},
+        "ratio": ratio(seconds),
+        "lowest cosine": round(float((exact * vectors).sum(1).min()), 5),
+        "first ten the same": round(float(np.mean([len(a & b) / 10 for a, b in zip(*firsts, strict=True)])), 4),
+    }
+
+
+def reranking(sizes: Sizes, passages: list[str]) -> dict:
+    """Compare `rr.rerank` with `CrossEncoder.predict`; orders with those of float32."""
+    plain, ours = rr.load_reranker(dtype=torch.float32), rr.load_reranker()
+    results = {}
+    for count, depth in sizes.lists:
+        queries = rr.load_queries("test")["query"][:count]
+        rows = np.random.default_rng(0).choice(len(passages), (count, depth))
+        pairs = [(query, passages[i]) for query, own in zip(queries, rows, strict=True) for i in own]
+        hits = [[rr.Hit(int(i), 0.0, place) for place, i in enumerate(own, start=1)] for own in rows]
+
+        def read(model, queries=queries, hits=hits):
+            return rr.rerank(model, queries, hits, passages, fuse=False, progress=False)
+
+        works = {
+            THEIRS: lambda pairs=pairs: plain.predict(pairs, show_progress_bar=False),
+            OURS: lambda read=read: read(ours),
+        }
+        seconds = in_turn(works, sizes.rounds)
+        wrong = [gap for a, b in zip(read(plain), read(ours), strict=True) for gap in swapped(a, b)]
+        results[f"{count} × {depth}"] = {
+            "pairs per second": {name: spread(len(pairs) / np.array(own)) for name, own in seconds.items()},
+            "ratio": ratio(seconds),
+            "pairs of passages in another order": round(len(wrong) / (count * depth * (depth - 1) / 2), 5),
+            "their largest difference of logits": round(float(max(wrong, default=0.0)), 3),
+        }
+    return results
+
+
+def swapped(exact: list[rr.Hit], fast: list[rr.Hit]) -> list[float]:
+    """Return by how much the exact scores differ of passages that the fast ones put the other way round."""
+    place = {hit.retrieval_rank: hit.rank for hit in fast}
+    return [a.score - b.score for a, b in combinations(exact, 2) if place[a.retrieval_rank] > place[b.retrieval_rank]]
+
+
+def searching(sizes: Sizes) -> dict:
+    """Compare `rr.search` with `util.semantic_search` and, where it is installed, with FAISS's flat index."""
+    results = {}
+    for size in sizes.corpora:
+        corpus = unit_vectors(size, seed=0)
+        for count in sizes.queries:
+            # Queries near to some rows, so that there is something to find.
+            queries = util.normalize_embeddings(torch.from_numpy(corpus[:count] + 0.5 * unit_vectors(count, seed=1)))
+            queries = queries.numpy()
+            works = {
+                THEIRS: lambda q=queries, c=corpus: util.semantic_search(q, c, top_k=10),
+                OURS: lambda q=queries, c=corpus: rr.search(q, c, top_k=10),
+            }
+            if find_spec("faiss"):
+                import faiss
+
+                index = faiss.IndexFlatIP(corpus.shape[1])
+                index.add(corpus)
+                works["FAISS, flat"] = lambda q=queries, i=index: i.search(q, 10)
+            seconds = in_turn(works, sizes.rounds)
+            found = [[hit["corpus_id"] for hit in hits] for hits in works[THEIRS]()]
+            ids = [[hit.corpus_id for hit in hits] for hits in works[OURS]()]
+            results[f"{count} of {size:,}"] = {
+                "ms": {name: spread(1000 * np.array(own)) for name, own in seconds.items()},
+                "ratio": ratio(seconds),
+                "ids the same": round(float(np.mean(np.array(found) == np.array(ids))), 5),
+            }
+    return results
+
+
+def unit_vectors(count: int, seed: int) -> np.ndarray:
+    """Return random vectors of length 1, of the embedded model's dimension."""
+    vectors = np.random.default_rng(seed).standard_normal((count, 384), dtype=np.float32)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def ratio(seconds: dict[str, list[float]]) -> list[float]:
+    """Return how many times as fast ours was: median, least and most over the rounds, each taken by itself."""
+    return spread(np.array(seconds[THEIRS]) / np.array(seconds[OURS]))
+
+
+def starting(sizes: Sizes) -> list[float]:
+    """Return the seconds that `import rrhelpers` adds to a start of Python."""
+
+    def start(code: str) -> float:
+        return timed(lambda: subprocess.run([sys.executable, "-c", code], check=True))
+
+    return spread([start("import rrhelpers") - start("pass") for _ in range(sizes.starts)])
+
+
+def measure(sizes: Sizes, data: Path | None) -> dict:
+    """Measure everything."""
+    passages = texts(sizes.texts, data)
+    steps = {
+        "encode": lambda: encoding(sizes, passages),
+        "rerank": lambda: reranking(sizes, passages),
+        "search": lambda: searching(sizes),
+        "import, seconds": lambda: starting(sizes),
+    }
+    return {
+        "machine": machine(),
+        "device": str(rr.pick_device()),
+        "precision": str(rr.pick_dtype()).removeprefix("torch."),
+        "versions": versions("numpy"),
+        "rounds": sizes.rounds,
+    } | {name: step() for name, step in tqdm(steps.items(), desc="bench")}
+
+
+def table(result: dict) -> str:
+    """Return the page's part."""
+    encode = result["encode"]
+    rows = [
+        (
+            f"encode {encode['texts']:,} passages of {encode['tokens a text']:.0f} tokens, texts a second",
+            encode["texts per second"],
+            encode["ratio"],
+            f"lowest cosine {encode['lowest cosine']:.5f}; {encode['first ten the same']:.1%} of first tens the same",
+        )
+    ]
+    for name, own in result["rerank"].items():
+        paid = (
+            f"{own['pairs of passages in another order']:.2%} of pairs of passages in another order, their logits at "
+            f"most {own['their largest difference of logits']:.2f} apart"
+        )
+        rows.append((f"rerank {name} passages, pairs a second", own["pairs per second"], own["ratio"], paid))
+    for name, own in result["search"].items():
+        paid = f"{own['ids the same']:.2%} of ids the same"
+        rows.append((f"search {name} vectors, ms", own["ms"], own["ratio"], paid))
+    others = [name for name in next(iter(result["search"].values()))["ms"] if name not in (THEIRS, OURS)]
+    head = ["", THEIRS, OURS, "times as fast", *others, "against float32"]
+    lines = [head, ["---"] * len(head)]
+    for what, figures, times, paid in rows:
+        libraries = [shown(figures.get(name)) for name in (THEIRS, OURS, *others)]
+        lines.append([what, *libraries[:2], shown(times, 2), *libraries[2:], paid])
+    return "\n".join([*(f"| {' | '.join(line)} |" for line in lines), "", how(result)])
+
+
+def shown(values: list[float] | None, digits: int | None = None) -> str:
+    """Return median and range, or nothing."""
+    if values is None:
+        return ""
+    digits = digits if digits is not None else 0 if values[0] >= 20 else 1
+    middle, low, high = (f"{value:,.{digits}f}" for value in values)
+    return f"{middle} [{low}, {high}]"
+
+
+def how(result: dict) -> str:
+    """Return the sentences on how the table was made."""
+    used = ", ".join(f"{name} {number}" for name, number in result["versions"].items())
+    middle, low, high = result["import, seconds"]
+    return (
+        f"Both with their defaults: sentence-transformers in float32, `rrhelpers` in {result['precision']}. "
+        f"Medians, in brackets the least and the most, of {result['rounds']} rounds that all took in turn; "
+        f"*times as fast* is taken round by round. {result['machine']}, {result['device']}; {used}. "
+        f"`import rrhelpers` takes {middle:.2f} [{low:.2f}, {high:.2f}] seconds."
+    )
+
+
+def main() -> None:
+    """Measure, write the figures, and put the table into the page."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--quick", action="store_true", help="a few texts, to see that it works; nothing is written")
+    args = parser.parse_args()
+    result = measure(QUICK if args.quick else Sizes(), args.data)
+    print(table(result))
+    if not args.quick:
+        (ROOT / "bench" / "speed.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        put_between(ROOT / "book" / "speed.md", BEGIN, END, table(result))
+
+
+if __name__ == "__main__":
+    main()
