@@ -17,7 +17,7 @@ from importlib import import_module
 _HOME = {
     "Hit": "hits",
     "HubUnreachable": "hub",
-    "Precomputed": "adapters",
+    "Precomputed": "adapter_training",
     "clear_cache": "cache",
     "encode": "encoding",
     "evaluate": "evaluating",
@@ -43,7 +43,7 @@ _HOME = {
     "save_adapter": "adapters",
     "search": "searching",
     "spec": "registry",
-    "train_adapter": "adapters",
+    "train_adapter": "adapter_training",
     "use_adapter": "adapters",
     "write_run": "collection",
 }

@@ -18,7 +18,6 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
-from tqdm.auto import tqdm
 
 # The settings of AdapterHub's format that decide what is computed, and the only values that this module
 # computes. Settings that aren't listed concern training, or parts that these values leave out.
@@ -58,6 +57,7 @@ class Bottleneck(nn.Module):
         from transformers.activations import get_activation
 
         super().__init__()
+        self.non_linearity = non_linearity
         self.down = nn.Linear(width, size)
         self.activation = get_activation(non_linearity)
         self.up = nn.Linear(size, width)
@@ -75,10 +75,6 @@ class Adapter(nn.ModuleDict):
 
     An ordinary module: ``parameters()`` are what training changes, and all that has to be stored.
     """
-
-    def __init__(self, bottlenecks: dict[str, Bottleneck], non_linearity: str = "relu"):
-        super().__init__(bottlenecks)
-        self.non_linearity = non_linearity
 
 
 class _AdaptedNorm(nn.Module):
@@ -112,15 +108,15 @@ def new_adapter(
     ValueError
         If the model isn't built like BERT, no layer is left, or the bottleneck would have no width.
     """
-    layers = _layers(model)
-    width = _norm(layers[0]).normalized_shape[0]
+    layers = bert_layers(model)
+    width = own_norm(layers[0]).normalized_shape[0]
     kept = [str(i) for i in range(len(layers)) if i not in leave_out]
     if not kept or width // reduction_factor < 1:
         raise ValueError(
             f"nothing to train: {len(layers)} layers of which {len(kept)} are kept, "
             f"{width} numbers a token reduced by {reduction_factor}"
         )
-    return Adapter({i: Bottleneck(width, width // reduction_factor, non_linearity) for i in kept}, non_linearity)
+    return Adapter({i: Bottleneck(width, width // reduction_factor, non_linearity) for i in kept})
 
 
 def use_adapter(model, adapter: Adapter | None) -> None:
@@ -139,16 +135,16 @@ def use_adapter(model, adapter: Adapter | None) -> None:
     ValueError
         If the adapter was made for a model of another width or with fewer layers.
     """
-    layers = _layers(model)
+    layers = bert_layers(model)
+    width = own_norm(layers[0]).normalized_shape[0]
     for number, bottleneck in (adapter or {}).items():
-        width = _norm(layers[0]).normalized_shape[0]
         if int(number) >= len(layers) or bottleneck.up.out_features != width:
             raise ValueError(
                 f"the adapter doesn't fit: it has layer {number} with {bottleneck.up.out_features} numbers a token, "
                 f"the model {len(layers)} layers with {width}"
             )
     for number, layer in enumerate(layers):
-        norm = _norm(layer)
+        norm = own_norm(layer)
         if adapter is not None and str(number) in adapter:
             bottleneck = adapter[str(number)].to(norm.weight.device, norm.weight.dtype)
             layer.output.LayerNorm = _AdaptedNorm(norm, bottleneck)
@@ -214,7 +210,7 @@ def _from_tensors(tensors: dict[str, torch.Tensor], non_linearity: str, folder: 
         bottlenecks[layer].load_state_dict(state)
     if not bottlenecks:
         raise ValueError(f"the adapter in {folder} is empty")
-    return Adapter(bottlenecks, non_linearity)
+    return Adapter(bottlenecks)
 
 
 def save_adapter(adapter: Adapter, folder: str | Path, *, name: str = "adapter", model_name: str = "") -> None:
@@ -237,7 +233,7 @@ def save_adapter(adapter: Adapter, folder: str | Path, *, name: str = "adapter",
     settings = _COMPUTED | {
         "architecture": None,
         "leave_out": [i for i in range(max(map(int, adapter)) + 1) if str(i) not in adapter],
-        "non_linearity": adapter.non_linearity,
+        "non_linearity": first.non_linearity,
         "reduction_factor": width / size,
     }
     about = {"config": settings, "hidden_size": width, "model_name": model_name, "model_type": "bert", "name": name}
@@ -252,147 +248,16 @@ def save_adapter(adapter: Adapter, folder: str | Path, *, name: str = "adapter",
     (folder / "adapter_config.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
 
 
-class Precomputed:
-    """Texts of which everything below the first adapter is computed already, once.
-
-    Nothing below the first adapter learns, so training needn't compute it at every step. With adapters
-    in the last two of six layers a step costs about a quarter.
-
-    Parameters
-    ----------
-    model : sentence_transformers.SentenceTransformer
-        Its weights are frozen (``requires_grad_(False)``), and an adapter in use is taken out.
-    texts : sequence of str
-        All are held at once, with a matrix of (tokens, width) each: for hundreds of texts, not millions.
-    first : int
-        The lowest layer, from 0, that an adapter may have a bottleneck in.
-
-    Raises
-    ------
-    ValueError
-        If the model isn't built like BERT or has no such layer.
-    """
-
-    def __init__(self, model, texts: Sequence[str], *, first: int):
-        use_adapter(model, None)
-        self.model, self.first = model.eval().requires_grad_(False), first
-        self.layers = _layers(model)
-        if not 0 <= first < len(self.layers):
-            raise ValueError(f"there is no layer {first}: the model has {len(self.layers)}, from 0")
-        features = model.tokenizer(
-            list(texts), padding=True, truncation=True, max_length=model.max_seq_length, return_tensors="pt"
-        ).to(model.device)
-        self.mask = features["attention_mask"]
-        self._calls: list[tuple[tuple, dict]] = []  # what each layer above `first` is called with, besides its input
-        hooks = [_norm(self.layers[first]).register_forward_pre_hook(self._keep_total)]
-        hooks += [
-            layer.register_forward_pre_hook(self._keep_call, with_kwargs=True) for layer in self.layers[first + 1 :]
-        ]
-        with torch.no_grad():
-            model(dict(features))
-        for hook in hooks:
-            hook.remove()
-
-    def _keep_total(self, norm, args):
-        self._total = args[0]
-
-    def _keep_call(self, layer, args, kwargs):
-        self._calls.append((args[1:], {name: value for name, value in kwargs.items() if name != "hidden_states"}))
-
-    def __call__(self, adapter: Adapter | None, rows: Sequence[int] | None = None) -> torch.Tensor:
-        """Return the vectors of the texts in `rows` (all, if None) with this adapter, ready for a gradient.
-
-        Returns
-        -------
-        tensor of shape (n, d)
-            Rows have Euclidean length 1.
-
-        Raises
-        ------
-        ValueError
-            If the adapter has a bottleneck below `first`.
-        """
-        if adapter and min(map(int, adapter)) < self.first:
-            raise ValueError(f"the adapter starts at layer {min(map(int, adapter))}, computed is up to {self.first}")
-        count = len(self._total)
-        rows = torch.arange(count) if rows is None else torch.as_tensor(rows)
-
-        def pick(value):
-            return value[rows] if isinstance(value, torch.Tensor) and len(value) == count else value
-
-        use_adapter(self.model, adapter)
-        hidden = self.layers[self.first].output.LayerNorm(self._total[rows])
-        for layer, (args, kwargs) in zip(self.layers[self.first + 1 :], self._calls, strict=True):
-            hidden = layer(hidden, *map(pick, args), **{name: pick(value) for name, value in kwargs.items()})
-            hidden = hidden[0] if isinstance(hidden, tuple) else hidden  # transformers 4 returns a tuple
-        use_adapter(self.model, None)
-        features = {"token_embeddings": hidden, "attention_mask": self.mask[rows]}
-        for module in list(self.model)[1:]:
-            features = module(features)
-        return nn.functional.normalize(features["sentence_embedding"], dim=1)
-
-
-def train_adapter(
-    texts: Precomputed,
-    adapter: Adapter,
-    loss: nn.Module,
-    *,
-    rows: Sequence[int] | None = None,
-    steps: int = 20,
-    learning_rate: float = 2e-3,
-    progress: bool = True,
-) -> list[float]:
-    """Train an adapter, in place, and nothing else of the model.
-
-    Every step takes all texts at once, for small collections.
-
-    Parameters
-    ----------
-    texts : Precomputed
-    adapter : Adapter
-    loss : torch.nn.Module
-        Called with the vectors of the texts in `rows`, a tensor (n, d); returns a scalar. Parameters of
-        its own, such as a classifier's, are trained along.
-    rows : sequence of int, optional
-        The texts to train on; all if not given.
-    steps : int
-    learning_rate : float
-        Of AdamW.
-    progress : bool
-        Show a progress bar.
-
-    Returns
-    -------
-    list of float
-        The loss at each step, before it.
-    """
-    adapter.to(texts.model.device)
-    loss.to(texts.model.device)
-    optimizer = torch.optim.AdamW([*adapter.parameters(), *loss.parameters()], lr=learning_rate)
-    losses = []
-    for _ in tqdm(range(steps), desc="train", unit="step", disable=not progress):
-        value = loss(texts(adapter, rows))
-        optimizer.zero_grad()
-        value.backward()
-        optimizer.step()
-        losses.append(value.item())
-    return losses
-
-
-def _layers(model) -> nn.ModuleList:
+def bert_layers(model) -> nn.ModuleList:
     """Return the layers of the encoder inside a model."""
     for module in model.modules():
         layers = getattr(getattr(module, "encoder", None), "layer", None)
-        if (
-            isinstance(layers, nn.ModuleList)
-            and hasattr(layers[0], "output")
-            and hasattr(layers[0].output, "LayerNorm")
-        ):
+        if isinstance(layers, nn.ModuleList) and hasattr(getattr(layers[0], "output", None), "LayerNorm"):
             return layers
     raise ValueError(f"{type(model).__name__} isn't built like BERT: it has no encoder.layer with output.LayerNorm")
 
 
-def _norm(layer) -> nn.LayerNorm:
+def own_norm(layer) -> nn.LayerNorm:
     """Return a layer's own last LayerNorm, whether or not an adapter stands in for it."""
     norm = layer.output.LayerNorm
     return norm.norm if isinstance(norm, _AdaptedNorm) else norm
