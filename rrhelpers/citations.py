@@ -15,7 +15,7 @@ from .searching import search
 class Papers(NamedTuple):
     """A collection of papers, one row each, in the order in which they first appear.
 
-    Attributes
+    Parameters
     ----------
     ids, titles, abstracts : list of str
     cites : bool array of shape (n, n)
@@ -29,7 +29,7 @@ class Papers(NamedTuple):
 
     @property
     def linked(self) -> np.ndarray:
-        """Bool array (n, n): one of the two cites the other."""
+        """Whether one of two papers cites the other, as a bool array of shape (n, n)."""
         return self.cites | self.cites.T
 
     def texts(self, separator: str = "[SEP]") -> list[str]:
