@@ -6,11 +6,8 @@ default. Writes `bench/quality.json` and the table between the markers of `book/
 """
 
 import json
-import platform
 import sys
-from importlib.metadata import version
 from pathlib import Path
-from time import perf_counter
 
 import numpy as np
 import torch
@@ -21,6 +18,7 @@ from rrhelpers.backbone import adapter_folder
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tools"))
 from measure_collection import bm25, reranked_run  # noqa: E402
+from timing import in_turn, machine, put_between, spread, versions  # noqa: E402
 
 DEPTH, RERANKED = 100, 25
 ROUNDS, QUERIES, PASSAGES = 5, 20, 64  # of the timing
@@ -98,40 +96,6 @@ class Systems:
         }
 
 
-def machine() -> str:
-    """Return the processor's name and how many threads were used."""
-    names = [line.partition(": ")[2] for line in _cpuinfo() if line.startswith("model name")]
-    return f"{(names or [platform.processor() or platform.machine()])[0]}, {torch.get_num_threads()} threads"
-
-
-def _cpuinfo() -> list[str]:
-    path = Path("/proc/cpuinfo")
-    return path.read_text().splitlines() if path.exists() else []
-
-
-def timed(work) -> float:
-    """Return seconds."""
-    started = perf_counter()
-    work()
-    return perf_counter() - started
-
-
-def in_turn(works: dict, rounds: int = ROUNDS) -> dict[str, list[float]]:
-    """Return the seconds of each work in every round, after a round that isn't counted."""
-    for work in works.values():
-        work()
-    seconds = {name: [] for name in works}
-    for _ in range(rounds):
-        for name, work in works.items():
-            seconds[name].append(timed(work))
-    return seconds
-
-
-def spread(values) -> list[float]:
-    """Return median, smallest and largest."""
-    return [round(float(v), 4) for v in (np.median(values), np.min(values), np.max(values))]
-
-
 def search_quality(systems: Systems, ids: list[str]) -> list[dict]:
     """Return a row for each system: its measures, and its gain in nDCG@10 over the bi-encoder."""
     asked = rr.load_queries("test")
@@ -163,13 +127,13 @@ def measure() -> dict:
     exact = Systems(passages, torch.float32)
     fast = Systems(passages, None, exact.weights)
     queries = rr.load_queries("test")["query"][:QUERIES]
-    latency = in_turn({n: lambda find=f: [find([q]) for q in queries] for n, f in fast.all().items()})
-    reading = in_turn(fast.reading())
+    latency = in_turn({n: lambda find=f: [find([q]) for q in queries] for n, f in fast.all().items()}, ROUNDS)
+    reading = in_turn(fast.reading(), ROUNDS)
     active = (fast.weights > 0).sum(1)
     return {
         "machine": machine(),
         "precision": str(rr.pick_dtype()).removeprefix("torch."),
-        "versions": {name: version(name) for name in ("torch", "sentence-transformers", "transformers")},
+        "versions": versions(),
         "passages": len(passages),
         "queries": len(rr.per_query({}, rr.load_qrels("test"), ids, "nDCG@10")),
         "search": search_quality(exact, ids),
@@ -224,10 +188,7 @@ def main() -> None:
     """Measure, write the figures, and put the table into the page."""
     result = measure()
     (ROOT / "bench" / "quality.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    page = ROOT / "book" / "model-cards.md"
-    before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
-    _, _, after = rest.partition(END)
-    page.write_text(f"{before}{BEGIN}\n{table(result)}\n{END}{after}", encoding="utf-8")
+    put_between(ROOT / "book" / "model-cards.md", BEGIN, END, table(result))
     print(table(result))
 
 

@@ -3,19 +3,23 @@
 How they were made, how far two judges agree, and what they aren't good for: the data card.
 """
 
+import hashlib
 import json
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from .backbone import adapter_folder
 from .hits import Hit
 from .papers import load_papers
+from .registry import spec
 
 SPLITS = ("dev", "test")
 PAIR_SPLITS = ("train", "dev", "test")
 _DATA = Path(__file__).parent / "data"
 _QUERIES = _DATA / "mini-ai-arxiv"
+_SCORED = _QUERIES / "scored.json"
 _PAIRS = _DATA / "ai-pairs"
 
 
@@ -120,6 +124,70 @@ def write_run(path: str | Path, run: Mapping[str, Sequence[Hit]], ids: Sequence[
     """
     lines = [f"{q} Q0 {ids[h.corpus_id]} {h.rank} {h.score:.6f} {tag}\n" for q, hits in run.items() for h in hits]
     Path(path).write_text("".join(lines), encoding="utf-8")
+
+
+def load_scored(role: str, split: str) -> dict[str, list[Hit]]:
+    """Load what an embedded second stage said of the first hits of the judged queries, instead of asking for minutes.
+
+    Recorded by ``tools/measure_depth.py``: the bi-encoder's first 200 for each test query, the first
+    25 for each dev query.
+
+    Parameters
+    ----------
+    role : str
+        ``reranker`` or ``late-interaction``, or an id.
+    split : {"dev", "test"}
+
+    Returns
+    -------
+    dict of str to list of Hit
+        Query id to hits, best first, as `rerank` returns them with ``fuse=False``; scores are rounded:
+        the reranker's logits, or the sums of late interaction. Empty where nothing is recorded of the
+        model that plays this role in the profile in force.
+
+    Raises
+    ------
+    ValueError
+        If there is no such role or split, or the passages or the weights have changed since.
+    """
+    _check(split, SPLITS)
+    record, model = json.loads(_SCORED.read_text(encoding="utf-8")), spec(role).id
+    if model not in record["made of"]:
+        return {}
+    for name, digest in fingerprints([model]).items():
+        if record["made of"][name] != digest:
+            raise ValueError(f"{name} has changed since the scores were recorded: run tools/measure_depth.py again")
+    scored = {}
+    for qid, one in record[split].items():
+        rows = sorted(enumerate(one[model]), key=lambda item: -item[1])  # stable: equal logits keep retrieval's order
+        scored[qid] = [
+            Hit(one["rows"][place], logit, rank, one["cosine"][place], place + 1)
+            for rank, (place, logit) in enumerate(rows, start=1)
+        ]
+    return scored
+
+
+def load_timings() -> dict:
+    """Load how long a query takes, as ``tools/measure_depth.py`` has measured it on one machine.
+
+    Returns
+    -------
+    dict
+        ``machine``, ``precision``, ``queries`` (how many were timed) and ``ms``: for each system
+        (BM25, bi-encoder, and a second stage's role with ``@`` and the depth) the median, the least
+        and the most milliseconds a query. A second stage's are its own, without retrieval.
+    """
+    return json.loads(_SCORED.read_text(encoding="utf-8"))["timing"]
+
+
+def fingerprints(models: Sequence[str]) -> dict[str, str]:
+    """Return a sha256 of the mini ai-arxiv's passages, and of what is shipped of each embedded model, by id."""
+    texts = "\n".join(load_papers("rrhelpers/data/mini-ai-arxiv")["chunk"]).encode()
+    found = {"passages": hashlib.sha256(texts).hexdigest()}
+    for model in models:
+        weights = sorted(adapter_folder(spec(model)).glob("*.safetensors"))
+        found[model] = hashlib.sha256(b"".join(path.read_bytes() for path in weights)).hexdigest()
+    return found
 
 
 def load_pairs(split: str | None = None):

@@ -73,8 +73,11 @@ def _search_block(queries, corpus, top_k, device) -> list[list[Hit]]:
     on_device = torch.from_numpy(queries.astype(np.float32)).to(device)
     for start in range(0, len(corpus), _CORPUS_BLOCK):
         block = np.require(corpus[start : start + _CORPUS_BLOCK], np.float32, ["C", "W"])  # copies a read-only map
-        _check_finite(block, "corpus_vectors")
         scores = on_device @ torch.from_numpy(block).to(device).T
+        # A row with NaN or infinity has no finite product with any query, so looking at one query's scores is
+        # enough; looking at the rows themselves would take longer than searching them.
+        if not scores[0].isfinite().all():
+            _check_finite(block, "corpus_vectors", start)
         worst = scores.topk(min(top_k, len(block)), dim=1).values[:, -1:]
         candidates = (scores >= worst - _ROUNDING * worst.abs().clamp(min=1)).cpu().numpy()
         for i, row in enumerate(candidates):
@@ -100,7 +103,7 @@ def _as_array(vectors, name: str) -> np.ndarray:
     return array
 
 
-def _check_finite(vectors: np.ndarray, name: str) -> None:
+def _check_finite(vectors: np.ndarray, name: str, start: int = 0) -> None:
     bad = ~np.isfinite(vectors).all(axis=1)
     if bad.any():
-        raise ValueError(f"{name} hold NaN or infinity in {bad.sum()} row(s), the first at {bad.argmax()}")
+        raise ValueError(f"{name} hold NaN or infinity in row {start + bad.argmax()}")

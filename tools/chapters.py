@@ -65,7 +65,12 @@ def execute(path: Path):
     with tempfile.TemporaryDirectory() as folder:
         environment = os.environ | ENVIRONMENT | {"RRHELPERS_CACHE": f"{folder}/.cache"}
         client = NotebookClient(
-            book, timeout=300, kernel_name="python3", record_timing=False, resources={"metadata": {"path": folder}}
+            book,
+            timeout=300,
+            kernel_name="python3",
+            record_timing=False,
+            coalesce_streams=True,
+            resources={"metadata": {"path": folder}},
         )
         try:
             client.execute(env=environment, cleanup_kc=True)

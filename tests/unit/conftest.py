@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+import tiny
 import torch
 
 import rrhelpers as rr
+from rrhelpers import encoding
 
 
 @pytest.fixture(autouse=True)
@@ -25,6 +27,24 @@ def model():
 def reranker():
     """Return the embedded reranker in float32 on the CPU."""
     return rr.load_reranker(device="cpu", dtype=torch.float32)
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory):
+    """Return the folder of a tiny bi-encoder."""
+    return tiny.bi_encoder(tmp_path_factory.mktemp("model") / "bi-encoder")
+
+
+@pytest.fixture(scope="session")
+def small(folder):
+    """Return the tiny bi-encoder, loaded."""
+    return rr.load_bi_encoder(str(folder), device="cpu", dtype=torch.float32)
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    """Cut corpora into blocks of 16 texts, so that a run writes many files."""
+    monkeypatch.setattr(encoding, "BLOCK", 16)
 
 
 @pytest.fixture(scope="session")

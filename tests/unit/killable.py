@@ -6,6 +6,7 @@ Importing torch takes seconds and forking doesn't, so a test can start and kill 
 """
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -18,6 +19,19 @@ from rrhelpers import encoding
 def texts(n: int = 1600) -> list[str]:
     """Return many different texts, some of them long."""
     return [f"passage {i} of the reward model " + "to read a query " * (i % 9) for i in range(n)]
+
+
+def serve(folder, where, out):
+    """Start the process that encodes on demand."""
+    command = [sys.executable, __file__, str(folder), str(where), str(out)]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def start(server) -> int:
+    """Begin one run and return its process id."""
+    server.stdin.write("go\n")
+    server.stdin.flush()
+    return int(server.stdout.readline())
 
 
 def main() -> None:

@@ -97,3 +97,55 @@ def test_runs_and_qrels_in_trec_s_formats(tmp_path):
     (tmp_path / "qrels").write_text("q1 0 1#0 3\nq1 0 1#1\n")
     with pytest.raises(ValueError, match=r"line 2: expected 'query 0 passage grade'"):
         collection.read_qrels(tmp_path / "qrels")
+
+
+def scored_record(tmp_path, monkeypatch, digest=None):
+    """Put a record of one query and one reranker in place of the shipped one."""
+    found = collection.fingerprints(["rrhelpers/weights/reranker"])
+    record = {"made of": found | ({"passages": digest} if digest else {}), "timing": {"ms": {"BM25": [1, 1, 2]}}}
+    one = {"rows": [7, 3, 5], "cosine": [0.9, 0.8, 0.7], "rrhelpers/weights/reranker": [-1.0, 2.5, -1.0]}
+    record |= {"test": {"q1": one}, "dev": {}}
+    (tmp_path / "scored.json").write_text(json.dumps(record))
+    monkeypatch.setattr(collection, "_SCORED", tmp_path / "scored.json")
+
+
+def test_scored_hits_are_what_rerank_returns(tmp_path, monkeypatch):
+    scored_record(tmp_path, monkeypatch)
+    assert rr.load_scored("reranker", "test") == {
+        "q1": [rr.Hit(3, 2.5, 1, 0.8, 2), rr.Hit(7, -1.0, 2, 0.9, 1), rr.Hit(5, -1.0, 3, 0.7, 3)]
+    }
+    assert rr.load_scored("reranker", "dev") == {}
+    assert rr.load_timings() == {"ms": {"BM25": [1, 1, 2]}}
+
+
+def test_nothing_is_recorded_of_the_hub_s_models(tmp_path, monkeypatch):
+    scored_record(tmp_path, monkeypatch)
+    monkeypatch.setenv("RRHELPERS_PROFILE", "hub")
+    assert rr.load_scored("reranker", "test") == {}
+
+
+def test_scores_of_other_passages_or_weights_are_refused(tmp_path, monkeypatch):
+    scored_record(tmp_path, monkeypatch, digest="of something else")
+    with pytest.raises(ValueError, match=r"passages has changed since .* run tools/measure_depth.py"):
+        rr.load_scored("reranker", "test")
+    with pytest.raises(ValueError, match="no split 'train'"):
+        rr.load_scored("reranker", "train")
+
+
+@pytest.mark.parametrize(("split", "depth"), [("test", 200), ("dev", 25)])
+@pytest.mark.parametrize("role", ["reranker", "late-interaction"])
+def test_the_shipped_scores_are_whole(role, split, depth):
+    scored = rr.load_scored(role, split)
+    assert set(scored) == set(rr.load_qrels(split)), "recorded with --every: run tools/measure_depth.py without it"
+    for hits in scored.values():
+        assert sorted(hit.retrieval_rank for hit in hits) == list(range(1, depth + 1))
+        assert len({hit.corpus_id for hit in hits}) == depth
+        assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
+
+
+def test_the_shipped_timings_grow_with_the_depth():
+    timings = rr.load_timings()
+    assert {"machine", "precision", "queries"} <= set(timings)
+    medians = [timings["ms"][f"reranker@{depth}"][0] for depth in (5, 25, 200)]
+    assert medians == sorted(medians)
+    assert medians[1] > timings["ms"]["late-interaction@25"][0], "it has encoded its passages beforehand"

@@ -78,3 +78,37 @@ def test_holm_by_hand():
 def test_bad_input_is_named(call, match):
     with pytest.raises(ValueError, match=match):
         call()
+
+
+def test_rank_biased_overlap_by_hand():
+    assert rr.rbo("ab", "ab") == pytest.approx(1)
+    assert rr.rbo("ab", "cd") == 0
+    # Nothing in common at depth 1, everything at depth 2: p of the weight lies beyond the first place.
+    assert rr.rbo("ab", "ba", p=0.9) == pytest.approx(0.9)
+    assert rr.rbo("ab", "ba", p=0.5) == pytest.approx(0.5)
+    # As other implementations have it (the example of github.com/dlukes/rbo).
+    assert rr.rbo("abcdefg", "bacdefg", p=0.9) == pytest.approx(0.9)
+    # The paper's formula, X_k/k p^k + (1-p)/p * sum of X_d/d p^d, written out for X = 1, 1, 2.
+    p = 0.8
+    expected = 2 / 3 * p**3 + (1 - p) / p * (p + p**2 / 2 + 2 / 3 * p**3)
+    assert rr.rbo("abc", "axb", p=p) == pytest.approx(expected)
+
+
+def test_rank_biased_overlap_weighs_the_first_places_most():
+    ranking = list(range(25))
+    at_the_top, at_the_end = [1, 0, *ranking[2:]], [*ranking[:23], 24, 23]
+    assert rr.rbo(ranking, at_the_top) < rr.rbo(ranking, at_the_end) < 1
+    assert rr.rbo(ranking, at_the_top) == rr.rbo(at_the_top, ranking)
+    # Ten places in common and nothing below: the weight of the first ten, 86% in the paper.
+    first, second = list(range(1000)), [*range(10), *range(2000, 2990)]
+    assert rr.rbo(first, second) == pytest.approx(0.8556, abs=1e-3)
+    assert rr.rbo("abcd", "ab") == rr.rbo("ab", "abcd") == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "p", "match"),
+    [("", "a", 0.9, "at least one"), ("aa", "ab", 0.9, "none twice"), ("a", "a", 1, "p is 1"), ("a", "a", 0, "p is 0")],
+)
+def test_rank_biased_overlap_names_bad_input(first, second, p, match):
+    with pytest.raises(ValueError, match=match):
+        rr.rbo(first, second, p)

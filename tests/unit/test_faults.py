@@ -1,100 +1,28 @@
-"""What may go wrong while encoding: killed runs, damaged files, full disks, two at once. Nothing is lost."""
+"""What may go wrong while encoding: errors, damaged files, full disks, two at once, leftovers. Nothing is lost."""
 
 import hashlib
 import os
-import random
 import resource
-import signal
-import subprocess
-import sys
 import time
 import warnings
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny
 import torch
+from killable import serve, start
 from killable import texts as many_texts
 
 import rrhelpers as rr
 from rrhelpers import cache, encoding
 
-KILLS = 50
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """Return the folder of a tiny bi-encoder."""
-    return tiny.bi_encoder(tmp_path_factory.mktemp("model") / "bi-encoder")
-
-
-@pytest.fixture(scope="module")
-def small(folder):
-    """Return the tiny bi-encoder, loaded."""
-    return rr.load_bi_encoder(str(folder), device="cpu", dtype=torch.float32)
-
-
-@pytest.fixture(autouse=True)
-def small_blocks(monkeypatch):
-    """Cut corpora into blocks of 16 texts, so that a run writes many files."""
-    monkeypatch.setattr(encoding, "BLOCK", 16)
+pytestmark = pytest.mark.usefixtures("small_blocks")
 
 
 def files(where: Path) -> list[Path]:
     """Return the finished blocks in a cache folder."""
     return sorted(where.glob("*/*.vectors"))
-
-
-def serve(folder, where, out):
-    """Start the process that encodes on demand."""
-    command = [sys.executable, str(Path(__file__).with_name("killable.py")), str(folder), str(where), str(out)]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-
-def start(server) -> int:
-    """Begin one run and return its process id."""
-    server.stdin.write("go\n")
-    server.stdin.flush()
-    return int(server.stdout.readline())
-
-
-def test_killed_at_random_moments(folder, small, tmp_path):
-    """50 runs are killed; every block on the disk is whole, and what they left gives the right result."""
-    where, out = tmp_path / "blocks", tmp_path / "vectors.npy"
-    expected = rr.encode(small, many_texts(), cache=False, progress=False)
-    rng = random.Random(7)
-    server = serve(folder, where, out)
-    try:
-        start(server)
-        began = time.monotonic()
-        assert server.stdout.readline() == "ended\n"
-        whole_run = time.monotonic() - began
-        interrupted = 0
-        for _ in range(KILLS):
-            if out.exists():  # the last run came to its end before it was killed: begin afresh
-                out.unlink()
-                for path in files(where):
-                    path.unlink()
-            child = start(server)
-            time.sleep(rng.uniform(0, whole_run / 3))
-            with suppress(ProcessLookupError):
-                os.kill(child, signal.SIGKILL)
-            assert server.stdout.readline() == "ended\n"
-            interrupted += not out.exists()
-            for path in files(where):
-                data = path.read_bytes()
-                assert hashlib.sha256(data[32:]).digest() == data[:32], f"{path} is half-written"
-        assert interrupted > KILLS / 2, "too few runs were killed before their end for this test to mean anything"
-        assert not out.with_suffix(".error").exists()
-    finally:
-        server.stdin.close()
-        server.wait(30)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        resumed = rr.encode(small, many_texts(), cache=where, out=tmp_path / "resumed.npy", progress=False)
-    assert (np.asarray(resumed) == expected).all()
 
 
 def test_goes_on_where_it_stopped(small, texts, tmp_path, monkeypatch):

@@ -76,12 +76,15 @@ def test_top_k_must_make_sense(unit_vectors, top_k, error):
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_not_a_number_is_found(unit_vectors, bad):
+def test_not_a_number_is_found(unit_vectors, bad, monkeypatch):
+    """The row is named as the corpus counts it, also beyond the first block; zeros in the query hide nothing."""
+    monkeypatch.setattr(searching, "_CORPUS_BLOCK", 2)
     corpus = unit_vectors(5)
     broken = corpus.copy()
     broken[3, 2] = bad
-    with pytest.raises(ValueError, match=r"corpus_vectors hold NaN or infinity in 1 row.*at 3"):
-        rr.search(corpus[0], broken)
+    for query in (corpus[0], np.zeros_like(corpus[0])):
+        with pytest.raises(ValueError, match="corpus_vectors hold NaN or infinity in row 3"):
+            rr.search(query, broken)
     with pytest.raises(ValueError, match="query_vectors hold NaN"):
         rr.search(broken[3], corpus)
 

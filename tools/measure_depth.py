@@ -1,0 +1,126 @@
+"""Record what the embedded second stages say of the first hits of every judged query, and how long it takes them.
+
+    python tools/measure_depth.py --out rrhelpers/data/mini-ai-arxiv/scored.json
+
+Chapter 5 asks how deep to rerank, which takes 200 passages a query: a quarter of an hour on two cores, and more than
+a chapter may take. So this records the scores, `rr.load_scored` reads them, and the chapter makes every depth and
+every fusion from them, and checks some queries against models that it runs itself. Test queries to a depth of 200;
+dev queries to 25, for choosing a threshold. Then the time a query takes, by system and depth, all in turn.
+
+The file names the passages and the weights that it was made from; `rr.load_scored` refuses it when they change.
+`--every 10` records every tenth query only, to try it out.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from measure_collection import bm25
+from timing import machine, timed
+from tqdm.auto import tqdm
+
+import rrhelpers as rr
+from rrhelpers.collection import fingerprints
+
+DEPTHS = {"test": 200, "dev": 25}
+TIMED = (1, 5, 10, 25, 50, 100, 200)
+TIMED_QUERIES = 10
+ROLES = ("late-interaction", "reranker")
+
+
+def second_stages(passages: list[str], dtype: torch.dtype | None) -> dict:
+    """Return for each role a function that orders a query's hits anew; what can be encoded beforehand is."""
+    reranker, late = rr.load_reranker(dtype=dtype), rr.load_late_interaction(dtype=dtype)
+    matrices = late.encode_document(passages, batch_size=16)
+
+    def read(query: str, hits: list[rr.Hit]) -> list[rr.Hit]:
+        return rr.rerank(reranker, query, hits, passages, fuse=False, progress=False)
+
+    def match(query: str, hits: list[rr.Hit]) -> list[rr.Hit]:
+        asked = late.encode_query([query])[0]
+        scores = late.similarity(asked, [matrices[hit.corpus_id] for hit in hits])[0].float().cpu().numpy()
+        order = np.argsort(-scores, kind="stable")
+        return [
+            rr.Hit(hits[i].corpus_id, float(scores[i]), rank, hits[i].score, hits[i].rank)
+            for rank, i in enumerate(order, start=1)
+        ]
+
+    return {"late-interaction": match, "reranker": read}
+
+
+def scored(model, stages: dict, vectors, split: str, every: int) -> dict[str, dict]:
+    """Return each query's first hits, in retrieval's order: their rows, cosines, and scores of each second stage."""
+    result = {}
+    for row in tqdm(list(rr.load_queries(split))[::every], desc=split):
+        hits = rr.search(rr.encode(model, row["query"]), vectors, top_k=DEPTHS[split])
+        one = {"rows": [hit.corpus_id for hit in hits], "cosine": [round(hit.score, 4) for hit in hits]}
+        for role, stage in stages.items():
+            scores = {hit.corpus_id: round(hit.score, 3) for hit in stage(row["query"], hits)}
+            one[rr.spec(role).id] = [scores[hit.corpus_id] for hit in hits]
+        result[row["qid"]] = one
+    return result
+
+
+def timings(passages: list[str], vectors, queries: list[str]) -> dict:
+    """Return milliseconds a query: median, least and most over the queries, each query asked of all systems in turn."""
+    model, words, stages = rr.load_bi_encoder(), bm25(passages), second_stages(passages, None)
+    hits = {query: rr.search(rr.encode(model, query), vectors, top_k=max(TIMED)) for query in queries}
+    works = {"BM25": lambda query: words([query])}
+    works["bi-encoder"] = lambda query: rr.search(rr.encode(model, query), vectors, top_k=max(TIMED))
+    for role, stage in stages.items():
+        for depth in TIMED:
+            works[f"{role}@{depth}"] = lambda query, stage=stage, depth=depth: stage(query, hits[query][:depth])
+    found = {name: [] for name in works}
+    for work in works.values():
+        work(queries[0])
+    for query in tqdm(queries, desc="timing"):
+        for name, work in works.items():
+            found[name].append(1000 * timed(lambda query=query, work=work: work(query)))
+    return {
+        name: [round(float(v), 2) for v in (np.median(values), np.min(values), np.max(values))]
+        for name, values in found.items()
+    }
+
+
+def write(path: Path, head: dict, splits: dict[str, dict]) -> None:
+    """Write the record, a line a query, so that a diff can be read."""
+    parts = [f"{json.dumps(name)}: {json.dumps(value)}" for name, value in head.items()]
+    for split, queries in splits.items():
+        lines = ",\n".join(f"{json.dumps(q)}: {json.dumps(one, separators=(',', ':'))}" for q, one in queries.items())
+        parts.append(f"{json.dumps(split)}: {{\n{lines}\n}}")
+    path.write_text("{\n" + ",\n".join(parts) + "\n}\n", encoding="utf-8")
+
+
+def main() -> None:
+    """Record and write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--every", type=int, default=1, help="record every so many-th query")
+    parser.add_argument("--precision", default="float32", help="of the recorded scores; the timing takes the default's")
+    args = parser.parse_args()
+    passages = rr.load_papers()["chunk"][:]
+    model = rr.load_bi_encoder(dtype=torch.float32)
+    vectors = rr.encode(model, passages)
+    stages = second_stages(passages, getattr(torch, args.precision))
+    splits = {split: scored(model, stages, vectors, split, args.every) for split in DEPTHS}
+    asked = rr.load_queries("test")["query"][:: rr.load_queries("test").num_rows // TIMED_QUERIES]
+    asked = asked[: max(1, TIMED_QUERIES // args.every)]
+    head = {
+        "made of": fingerprints([rr.spec(role).id for role in ROLES]),
+        "precision": args.precision,
+        "timing": {
+            "machine": machine(),
+            "precision": str(rr.pick_dtype()).removeprefix("torch."),
+            "queries": len(asked),
+            "ms": timings(passages, vectors, asked),
+        },
+    }
+    write(args.out, head, splits)
+    print(json.dumps(head, indent=1))
+    print({split: len(queries) for split, queries in splits.items()}, args.out.stat().st_size, "bytes")
+
+
+if __name__ == "__main__":
+    main()
