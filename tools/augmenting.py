@@ -111,24 +111,20 @@ STUDENTS = {"dense": Dense, "tuned": Tuned}
 
 
 class Teacher(nn.Module):
-    """The trained part of the cross-encoder; `plain` is BERT's usual head on [CLS] instead of ours."""
+    """The trained part of the cross-encoder."""
 
-    def __init__(self, plain: bool = False):
+    def __init__(self):
         super().__init__()
         bert = backbone()[0]
         self.layers = copy.deepcopy(bert.encoder.layer[FROZEN:])
         size = bert.config.hidden_size
-        self.pool = nn.Linear(size, size) if plain else None
-        self.head = nn.Linear(size if plain else 2 * size, 1)
+        self.head = nn.Linear(2 * size, 1)
         self.slope, self.offset = nn.Parameter(torch.tensor(5.0)), nn.Parameter(torch.tensor(-2.0))
-        if not plain:
-            nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.weight)
 
     def forward(self, states, mask, second):
         """Return logits."""
         states = through(self.layers, states, mask).float()
-        if self.pool is not None:
-            return self.head(torch.tanh(self.pool(states[:, 0]))).squeeze(-1)
         u, v = (F.normalize(mean(states, side), dim=-1) for side in (mask & ~second, second))
         # Differences and products of unit vectors are tiny: 20 is about the root of their 384 parts.
         correction = self.head(20 * torch.cat([(u - v).abs(), u * v], dim=-1)).squeeze(-1)
@@ -204,12 +200,10 @@ def fit(model, loss_of: Callable, supply: Iterator, steps: int, lr: float, look:
         model.load_state_dict(kept)
 
 
-def train_teacher(
-    states: States, labels: np.ndarray, steps: tuple[int, int], seed: int, plain: bool = False
-) -> Teacher:
+def train_teacher(states: States, labels: np.ndarray, steps: tuple[int, int], seed: int) -> Teacher:
     """Train a cross-encoder on pairs with labels from 0 to 1, for four epochs but within bounds of `steps`."""
     torch.manual_seed(seed)
-    teacher, wanted = Teacher(plain), torch.tensor(labels, dtype=torch.float32)
+    teacher, wanted = Teacher(), torch.tensor(labels, dtype=torch.float32)
 
     def loss(rows):
         with autocast():
