@@ -215,3 +215,68 @@ def test_equal_scores_are_no_division_by_zero():
 def test_two_distributions_are_needed(scores, wanted):
     with pytest.raises(ValueError, match=f"got {len(scores)} scores and {len(wanted)} wanted"):
         rr.keep_like(scores, wanted)
+
+
+# The record of tools/augment.py
+
+
+@pytest.fixture(scope="module")
+def record():
+    return json.loads(RECORD.read_text(encoding="utf-8"))
+
+
+def rows_of(record, *key):
+    return {(r["experiment"], *r["settings"]): r["rows"] for r in record["results"]}[key]
+
+
+def test_the_record_has_every_seed(record):
+    seeds = record["sizes"]["seeds"]
+    assert seeds >= 5
+    for result in record["results"]:
+        assert result["cpu_seconds"] > 0
+        for way, row in result["rows"].items():
+            for split in ("dev", "test"):
+                assert len(row[split]) == seeds, (result["experiment"], way)
+                assert all(-1 < value < 1 for value in row[split])
+            if "labels" in row:
+                assert len(row["labels"]) == 10
+                assert sum(row["labels"]) == pytest.approx(row["pairs"], abs=0.01)
+            if "gain over test pairs" in row:
+                low, high = row["gain over test pairs"]
+                assert low < high
+
+
+def test_the_record_has_what_the_chapter_reads(record):
+    ways = {"gold alone", "cross-encoder", "random", "random + KDE", "BM25", "semantic", "BM25 + semantic"}
+    for key in (("stsb", 1000, "dense"), ("own", 835, "tuned")):
+        rows = rows_of(record, "strategies", *key)
+        assert ways | {"untrained"} <= set(rows)
+        assert all("labels" in rows[way] and "overlap" in rows[way] for way in ways - {"cross-encoder"})
+    kinds = {"entails", "lookalike", "near", "paraphrase_far", "topic", "unrelated"}
+    assert all(set(row["kinds"]) == kinds and len(row["test without lookalikes"]) == 5 for row in rows.values())
+    for source, target in (("captions", "news"), ("news", "captions")):
+        rows = rows_of(record, "domains", source, target, 1000, "dense")
+        assert {"labels of the source", "labels of the target", "silver, BM25"} <= set(rows)
+    rows = rows_of(record, "weaker", "stsb", 1000, "dense")
+    assert {f"{who} {n}" for who in ("student", "cross-encoder") for n in record["sizes"]["fewer"]} == set(rows)
+    rows = rows_of(record, "larger", "stsb", 1000, "dense")
+    assert {str(n) for n in record["sizes"]["more"]} == set(rows)
+
+
+def test_the_record_is_of_the_pairs_that_the_package_has(record):
+    pairs = rr.load_pairs()["split"]
+    assert record["test pairs"]["own"] == pairs.count("test")
+    assert rows_of(record, "strategies", "own", 835, "tuned")["gold alone"]["pairs"] == pairs.count("train")
+
+
+def test_the_record_holds_no_text_of_the_data(record):
+    def strings(value):
+        if isinstance(value, dict):
+            return [*value, *(s for item in value.values() for s in strings(item))]
+        if isinstance(value, list):
+            return [s for item in value for s in strings(item)]
+        return [value] if isinstance(value, str) else []
+
+    found = set(strings(record))
+    assert max(map(len, found)) < 30
+    assert not found & set(rr.load_pairs()["sentence1"])
