@@ -55,7 +55,7 @@ class Sizes:
     teacher_steps: tuple[int, int] = (60, 640)  # of 16 pairs: four epochs, but within these bounds
     more: tuple[int, ...] = (250, 1000, 16000)
     fewer: tuple[int, ...] = (30, 100)
-    stsb: tuple[int, ...] = (1000, 250, 5749)
+    stsb: tuple[int, ...] = (1000, 250, 500)
 
 
 SMALL = Sizes(2, 80, 20, 2, (2, 3), (20, 40), (20,), (60, 40))
