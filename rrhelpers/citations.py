@@ -213,7 +213,7 @@ def topic_accuracy(vectors: np.ndarray, topics: Sequence[str], train: Sequence[i
 def judge(
     vectors: np.ndarray, papers: Papers, topics: Sequence[str], train: Sequence[int], test: Sequence[int]
 ) -> dict:
-    """Judge vectors of papers on those held out, by the tasks of this chapter's kind.
+    """Judge vectors of papers by four figures, each on papers held out.
 
     Returns
     -------

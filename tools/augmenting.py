@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from transformers import AutoModel, AutoTokenizer
 
 import rrhelpers as rr
-from rrhelpers.models import backbone_folder
+from rrhelpers.backbone import backbone_folder
 
 FROZEN = 3  # of the six layers, so many are never trained
 DENSE_SIZE = 256
