@@ -4,7 +4,8 @@ from pathlib import Path
 
 from .registry import Spec
 
-# No pickles (*.bin, *.pt) and no Python: weights are safetensors, the rest is text and tables.
+# No pickles (*.bin, *.pt) but those that the registry names, and no Python: weights are safetensors, the rest is
+# text and tables.
 _FILES = ["*.json", "*.jsonl", "*.txt", "*.model", "*.safetensors", "*.parquet"]
 _NOT_NEEDED = ["onnx/*", "openvino/*"]
 
@@ -31,9 +32,9 @@ def snapshot(spec: Spec) -> Path:
     try:
         folder = snapshot_download(
             repo_id=spec.id,
-            repo_type=spec.kind,
+            repo_type="dataset" if spec.kind == "dataset" else "model",
             revision=spec.revision,
-            allow_patterns=_FILES,
+            allow_patterns=[*_FILES, *([spec.pickled] if spec.pickled else [])],
             ignore_patterns=_NOT_NEEDED,
         )
     except Exception as error:  # OSError, httpx, requests: the hub's client changes its mind about these

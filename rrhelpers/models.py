@@ -5,12 +5,13 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from .backbone import adapter_folder, backbone_folder, merge_adapter
 from .device import pick_device, pick_dtype
 from .hub import snapshot
-from .registry import Spec, spec
+from .registry import ADAPTER_PICKLE, Spec, spec
 
 _TOO_OLD = "{} needs sentence-transformers 6.0 or newer: pip install 'sentence-transformers>=6'"
 
@@ -40,9 +41,13 @@ def load_bi_encoder(name: str = "bi-encoder", *, device=None, dtype=None):
         If the embedded backbone is not the published file.
     """
     from sentence_transformers import SentenceTransformer
+    from sentence_transformers.models import Pooling
 
-    one, folder = _resolve(name)
-    model = _load(SentenceTransformer, folder, device, dtype)
+    one, folder = resolve(name)
+    model = _load(SentenceTransformer, folder, device, dtype, safe=not one.pickled)
+    if one.pooling and not (folder / "modules.json").exists():
+        # A plain transformers model says nothing of pooling, and sentence-transformers would take the mean.
+        model[1] = Pooling(model[0].auto_model.config.hidden_size, pooling_mode=one.pooling)
     if one.max_length:
         model.max_seq_length = one.max_length
     prefixes = {"query": one.query_prefix, "passage": one.passage_prefix}
@@ -64,7 +69,7 @@ def load_reranker(name: str = "reranker", *, device=None, dtype=None):
     import torch
     from sentence_transformers import CrossEncoder
 
-    one, folder = _resolve(name)
+    one, folder = resolve(name)
     adapter = adapter_folder(one)
     device = pick_device(device)
     dtype = dtype or pick_dtype(device)
@@ -101,7 +106,7 @@ def load_sparse_encoder(name: str = "sparse", *, device=None, dtype=None):
     import torch
     from sentence_transformers import SparseEncoder
 
-    one, folder = _resolve(name)
+    one, folder = resolve(name)
     dtype = dtype or torch.float32
     adapter = adapter_folder(one)
     if adapter is None:
@@ -139,7 +144,7 @@ def load_late_interaction(name: str = "late-interaction", *, device=None, dtype=
     except ImportError:
         raise ImportError(_TOO_OLD.format("late interaction")) from None
 
-    one, folder = _resolve(name)
+    one, folder = resolve(name)
     adapter = adapter_folder(one)
     device = pick_device(device)
     dtype = dtype or pick_dtype(device)
@@ -178,18 +183,31 @@ def embedded_sparse(folder: Path, head: Path, device):
     return SparseEncoder(modules=[router], device=str(device), similarity_fn_name="dot")
 
 
-def _resolve(name: str) -> tuple[Spec, Path]:
-    """Return the registry's entry (or a bare one) and the folder that holds the files."""
+def resolve(name: str, kind: str = "model") -> tuple[Spec, Path]:
+    """Return the registry's entry (or a bare one) and the folder that holds the files.
+
+    Raises
+    ------
+    HubUnreachable
+        If they are neither here nor to be had.
+    ValueError
+        If the entry is of another kind than the one wanted.
+    """
+    bare = Spec(role="", profile="hub", id=str(name), revision=None, kind=kind)
     if Path(name).is_dir():
-        return Spec(role="", profile="", id=str(name), revision=None), Path(name)
+        return bare, Path(name)
     if "/" in name and not _known(name):
         warnings.warn(f"{name} is not in the registry: loading it without a pinned revision", stacklevel=3)
-        one = Spec(role="", profile="hub", id=name, revision=None)
+        one = replace(bare, pickled=ADAPTER_PICKLE) if kind == "adapter" else bare
     else:
         one = spec(name)
-    if one.kind != "model":
-        raise ValueError(f"{name!r} is a {one.kind}, not a model")
+    if one.kind != kind:
+        raise ValueError(f"{name!r} is {_article(one.kind)}, not {_article(kind)}")
     return one, backbone_folder() if one.profile == "embedded" else snapshot(one)
+
+
+def _article(kind: str) -> str:
+    return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
 
 
 def _known(name: str) -> bool:
@@ -199,9 +217,10 @@ def _known(name: str) -> bool:
         return False
 
 
-def _load(kind, folder: Path, device, dtype, **options):
+def _load(kind, folder: Path, device, dtype, *, safe: bool = True, **options):
     device = pick_device(device)
-    kwargs = {"dtype": dtype or pick_dtype(device), "use_safetensors": True}
+    # What isn't safetensors transformers reads with torch.load(weights_only=True).
+    kwargs = {"dtype": dtype or pick_dtype(device), "use_safetensors": safe}
     with _quiet():
         return kind(
             str(folder), device=str(device), local_files_only=True, trust_remote_code=False, model_kwargs=kwargs,

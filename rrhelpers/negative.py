@@ -49,8 +49,9 @@ def negative_test(
         A model, or any function from a list of n strings to n vectors, of whatever length.
     unrelated, related : sequence of (str, str), optional
         Pairs of texts. If not given, those test pairs of `load_pairs` that have nothing in common
-        (kind ``unrelated``) and that say the same in other words (``paraphrase_far``). Negatives of
-        your own field, and ones that share words without meaning the same, make a harder test.
+        (kind ``unrelated``) and that say the same in other words (``paraphrase_far``). The latter are
+        longer, by which untrained encoders separate them too (chapter 1). Negatives of your own field,
+        and ones that share words without meaning the same, make a harder test.
 
     Returns
     -------

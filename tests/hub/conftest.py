@@ -2,17 +2,21 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import tiny
+import torch
 from loopback import MAIN, Hub
+from safetensors.torch import load_file
 
 from rrhelpers.papers import COLUMNS
 from rrhelpers.registry import SPECS
 
+ADAPTERHUB = Path(__file__).resolve().parent.parent / "adapterhub"
 ENVIRONMENT = {"RRHELPERS_PROFILE": "hub", "RRHELPERS_PRECISION": "float32", "HF_HUB_DISABLE_XET": "1"}
 
 
@@ -26,6 +30,10 @@ def repos(tmp_path_factory):
         folder = tmp_path_factory.mktemp("repo") / one.id.replace("/", "--")
         if one.kind == "dataset":
             dataset(folder)
+        elif one.kind == "adapter":
+            shutil.copytree(ADAPTERHUB / "prx", folder)  # a pickle, as SPECTER2's are
+        elif one.role == "science":
+            science(folder)
         elif one.role in ("bi-encoder", "late-interaction"):
             tiny.bi_encoder(folder)
         elif one.role == "sparse":
@@ -34,10 +42,18 @@ def repos(tmp_path_factory):
             tiny.cross_encoder(folder, "xlm" if one.role == "reranker-large" else "bert")
         # What lies in real repositories and must not be fetched.
         (folder / "onnx").mkdir()
-        for name in ("pytorch_model.bin", "modeling.py", "onnx/model.onnx"):
+        for name in {"pytorch_model.bin", "modeling.py", "onnx/model.onnx"} - {one.pickled}:
             (folder / name).write_bytes(b"not wanted")
-        served[f"{one.kind}s/{one.id}"] = one.revision or MAIN, folder
+        repository = "datasets" if one.kind == "dataset" else "models"
+        served[f"{repository}/{one.id}"] = one.revision or MAIN, folder
     return served
+
+
+def science(folder: Path) -> None:
+    """Save the BERT that the adapter is for as SPECTER2's base is: a pickle, nothing of sentence-transformers'."""
+    tiny.tokenizer(folder, "bert")
+    shutil.copy(ADAPTERHUB / "model" / "config.json", folder)
+    torch.save(load_file(ADAPTERHUB / "model" / "model.safetensors"), folder / "pytorch_model.bin")
 
 
 def dataset(folder: Path) -> None:

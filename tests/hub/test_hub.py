@@ -43,11 +43,15 @@ def test_the_whole_walk_then_again_from_the_cache_then_without_a_hub(hub, python
     assert result["scores"]["reranker"] != result["scores"]["reranker-large"]
     assert result["kinds"]["sparse"][0] == 5
     assert result["kinds"]["late"] == [1, 5]
+    assert result["pooling"] == "cls"
+    assert result["science"]["science-proximity"] != result["science"]["none"]
+    assert result["science"]["science-proximity"] == result["science"]["science-query"], "the same file, here"
 
     for method, path, _ in files(hub.requests):
         one = next(one for one in SPECS if f"/{one.id}/" in path)
         assert f"/{one.revision or MAIN}" in path or path.endswith("/revision/main"), f"{method} {path} is not pinned"
-        assert not path.endswith((".bin", ".py", ".onnx")), f"{method} {path}: no pickles, no code, nothing unused"
+        unused = not path.endswith((".bin", ".py", ".onnx")) or path.endswith(f"/{one.pickled}")
+        assert unused, f"{method} {path}: no pickle that isn't named, no code, nothing unused"
 
     before = len(hub.requests)
     second = python(WALK, endpoint=hub.address)

@@ -20,6 +20,10 @@ kinds = {
     "sparse": list(sparse.encode_document(passages).shape),
     "late": list(late.similarity(late.encode_query(["what is rlhf?"]), late.encode_document(passages)).shape),
 }
+science, found = rr.load_bi_encoder("science"), {}
+for role in (None, "science-proximity", "science-query", "science-classification", "science-regression"):
+    rr.use_adapter(science, role and rr.load_adapter(role))
+    found[role or "none"] = [round(float(x), 4) for x in rr.encode(science, "what is rlhf ?")[:4]]
 print(
     json.dumps(
         {
@@ -29,6 +33,8 @@ print(
             "hits": [hit.corpus_id for hit in hits],
             "scores": scores,
             "kinds": kinds,
+            "science": found,
+            "pooling": science[1].pooling_mode,
         }
     )
 )

@@ -16,7 +16,7 @@ import rrhelpers as rr
 from rrhelpers import encoding
 
 
-def texts(n: int = 1600) -> list[str]:
+def texts(n: int = 800) -> list[str]:
     """Return many different texts, some of them long."""
     return [f"passage {i} of the reward model " + "to read a query " * (i % 9) for i in range(n)]
 
