@@ -17,7 +17,7 @@ from rrhelpers.backbone import adapter_folder
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tools"))
-from measure_collection import bm25, reranked_run  # noqa: E402
+from measure_collection import bm25, matched_run, reranked_run  # noqa: E402
 from timing import in_turn, machine, put_between, spread, versions  # noqa: E402
 
 DEPTH, RERANKED = 100, 25
@@ -64,14 +64,9 @@ class Systems:
 
     def reordered(self, queries):
         """Return the bi-encoder's hits, the first 25 ordered anew by MaxSim."""
-        asked = self.late.encode_query(queries)
-        lists = []
-        for query, found in zip(asked, self.cosine(queries), strict=True):
-            scores = self.late.similarity(query, [self.matrices[hit.corpus_id] for hit in found[:RERANKED]])[0]
-            best = [found[i].corpus_id for i in scores.argsort(descending=True).tolist()]
-            best += [hit.corpus_id for hit in found[RERANKED:]]
-            lists.append([rr.Hit(row, 1 / rank, rank) for rank, row in enumerate(best, start=1)])
-        return lists
+        hits = self.cosine(queries)
+        best = matched_run(self.late, queries, [found[:RERANKED] for found in hits], self.matrices)
+        return [top + found[RERANKED:] for top, found in zip(best, hits, strict=True)]
 
     def all(self) -> dict:
         """Return what finds hits, by the system's name."""

@@ -47,6 +47,17 @@ def reranked_run(reranker, queries, hits, passages, **options) -> list[list[rr.H
     return [top + found[RERANKED:] for top, found in zip(best, hits, strict=True)]
 
 
+def matched_run(late, queries, hits, matrices) -> list[list[rr.Hit]]:
+    """Return hits ordered anew by late interaction; `matrices` has the vectors of each passage's tokens."""
+    lists = []
+    for query, found in zip(late.encode_query(queries), hits, strict=True):
+        sums = late.similarity(query, [matrices[hit.corpus_id] for hit in found])[0].float().cpu().numpy()
+        order = np.argsort(-sums, kind="stable")
+        best = [(found[i], float(sums[i])) for i in order]
+        lists.append([rr.Hit(h.corpus_id, s, rank, h.score, h.rank) for rank, (h, s) in enumerate(best, start=1)])
+    return lists
+
+
 def random_run(n: int, queries: list[str], seed: int) -> list[list[rr.Hit]]:
     """Return passages in random order."""
     rng = np.random.default_rng(seed)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from measure_collection import bm25
+from measure_collection import bm25, matched_run
 from timing import machine, timed
 from tqdm.auto import tqdm
 
@@ -39,13 +39,7 @@ def second_stages(passages: list[str], dtype: torch.dtype | None) -> dict:
         return rr.rerank(reranker, query, hits, passages, fuse=False, progress=False)
 
     def match(query: str, hits: list[rr.Hit]) -> list[rr.Hit]:
-        asked = late.encode_query([query])[0]
-        scores = late.similarity(asked, [matrices[hit.corpus_id] for hit in hits])[0].float().cpu().numpy()
-        order = np.argsort(-scores, kind="stable")
-        return [
-            rr.Hit(hits[i].corpus_id, float(scores[i]), rank, hits[i].score, hits[i].rank)
-            for rank, i in enumerate(order, start=1)
-        ]
+        return matched_run(late, [query], [hits], matrices)[0]
 
     return {"late-interaction": match, "reranker": read}
 

@@ -17,9 +17,9 @@ def machine() -> str:
     return f"{(names or [platform.processor() or platform.machine()])[0]}, {torch.get_num_threads()} threads"
 
 
-def versions(*names: str) -> dict[str, str]:
-    """Return the versions of torch, sentence-transformers and transformers, and of other packages."""
-    return {name: version(name) for name in ("torch", "sentence-transformers", "transformers", *names)}
+def versions() -> dict[str, str]:
+    """Return the versions of what computes."""
+    return {name: version(name) for name in ("torch", "sentence-transformers", "transformers")}
 
 
 def timed(work) -> float:
