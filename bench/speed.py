@@ -13,9 +13,11 @@ the mini ai-arxiv's. `--quick` takes a few texts, to see that it works, and writ
 import argparse
 import gzip
 import json
+import os
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from importlib.util import find_spec
 from itertools import combinations
 from pathlib import Path
@@ -32,7 +34,7 @@ sys.path.insert(0, str(ROOT / "tools"))
 from timing import in_turn, machine, put_between, spread, timed, versions  # noqa: E402
 
 BEGIN, END = "<!-- written by make bench: begin -->", "<!-- written by make bench: end -->"
-THEIRS, OURS = "sentence-transformers", "rrhelpers"
+THEIRS, OURS, WITH_OPENVINO = "sentence-transformers", "rrhelpers", "rrhelpers, OpenVINO"
 WORDS = (60, 200)  # of a passage
 
 
@@ -61,29 +63,74 @@ def texts(count: int, data: Path | None) -> list[str]:
     return found[:count]
 
 
+def by_engine(work) -> dict:
+    """Return `work`, a function, once for each engine that is there, under the name of its row."""
+    engines = {OURS: "torch"}
+    if find_spec("openvino") and rr.pick_device().type == "cpu":
+        engines[WITH_OPENVINO] = "openvino"
+
+    def run(engine: str):
+        os.environ["RRHELPERS_ENGINE"] = engine
+        return work()
+
+    return {name: partial(run, engine) for name, engine in engines.items()}
+
+
 def encoding(sizes: Sizes, passages: list[str]) -> dict:
     """Compare `rr.encode` with `SentenceTransformer.encode`; vectors and first tens with those of float32."""
     plain, ours = rr.load_bi_encoder(dtype=torch.float32), rr.load_bi_encoder()
-    works = {
-        THEIRS: lambda: plain.encode(passages, show_progress_bar=False),
-        OURS: lambda: rr.encode(ours, passages, cache=False, progress=False),
-    }
-    seconds = in_turn(works, sizes.rounds)
-    exact = rr.encode(plain, passages, cache=False, progress=False)
-    vectors = works[OURS]()
+    works = by_engine(lambda: rr.encode(ours, passages, cache=False, progress=False))
+    seconds = in_turn({THEIRS: lambda: plain.encode(passages, show_progress_bar=False)} | works, sizes.rounds)
+    exact = plain.encode(passages, show_progress_bar=False, normalize_embeddings=True)
     queries = [passage[:80] for passage in passages[:200]]
-    firsts = [
-        [{hit.corpus_id for hit in hits} for hits in rr.search(rr.encode(model, queries), corpus, top_k=10)]
-        for model, corpus in ((plain, exact), (ours, vectors))
-    ]
-    return {
+    of_queries = plain.encode(queries, show_progress_bar=False, normalize_embeddings=True)
+    firsts = nearest(of_queries, exact)
+    lengths = [len(ids) for ids in plain.tokenizer(passages, truncation=True)["input_ids"]]
+    result = {
         "texts": len(passages),
-        "tokens a text": round(float(np.mean([len(ids) for ids in plain.tokenizer(passages)["input_ids"]])), 1),
+        "tokens a text": round(float(np.mean(lengths)), 1),
         "texts per second": {name: spread(len(passages) / np.array(own)) for name, own in seconds.items()},
-        "ratio": ratio(seconds),
-        "lowest cosine": round(float((exact * vectors).sum(1).min()), 5),
-        "first ten the same": round(float(np.mean([len(a & b) / 10 for a, b in zip(*firsts, strict=True)])), 4),
+        "of the processor's limit": {},
+        "ratio": {},
+        "lowest cosine": {},
+        "first ten the same": {},
     }
+    limit, needed = multiplications(rr.pick_dtype()), flops(plain, lengths)
+    for name, work in works.items():
+        vectors = work()
+        found = nearest(of_queries, vectors)
+        same = [len(a & b) / 10 for a, b in zip(firsts, found, strict=True)]
+        result["of the processor's limit"][name] = round(needed / np.median(seconds[name]) / limit, 3)
+        result["ratio"][name] = ratio(seconds, name)
+        result["lowest cosine"][name] = round(float((exact * vectors).sum(1).min()), 5)
+        result["first ten the same"][name] = round(float(np.mean(same)), 4)
+    return result | {"limit, TFLOP/s": round(limit / 1e12, 3)}
+
+
+def nearest(queries: np.ndarray, corpus: np.ndarray) -> list[set[int]]:
+    """Return each query's first ten."""
+    return [{hit.corpus_id for hit in hits} for hits in rr.search(queries, corpus, top_k=10)]
+
+
+def multiplications(dtype: torch.dtype, size: int = 2048, rounds: int = 8) -> float:
+    """Return the most floating-point operations a second that this device's matrix product reaches."""
+    device = rr.pick_device()
+    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+
+    def work():
+        for _ in range(4):
+            product = a @ b
+        return product.flatten()[0].item()  # on a GPU: when it is done
+
+    return 4 * 2 * size**3 / min(in_turn({"product": work}, rounds)["product"])
+
+
+def flops(model, lengths: list[int]) -> float:
+    """Return the floating-point operations that texts of these lengths need at least: no padding, products alone."""
+    linear = sum(m.weight.numel() for m in model.modules() if isinstance(m, torch.nn.Linear))
+    config = model[0].auto_model.config
+    attention = 2 * config.num_hidden_layers * config.hidden_size  # of each token to each
+    return float(2 * sum(length * linear + length**2 * attention for length in lengths))
 
 
 def reranking(sizes: Sizes, passages: list[str]) -> dict:
@@ -99,17 +146,26 @@ def reranking(sizes: Sizes, passages: list[str]) -> dict:
         def read(model, queries=queries, hits=hits):
             return rr.rerank(model, queries, hits, passages, fuse=False, progress=False)
 
-        works = {
-            THEIRS: lambda pairs=pairs: plain.predict(pairs, show_progress_bar=False),
-            OURS: lambda read=read: read(ours),
+        def predict(pairs=pairs):
+            return plain.predict(pairs, show_progress_bar=False)
+
+        works = by_engine(partial(read, ours))
+        seconds = in_turn({THEIRS: predict} | works, sizes.rounds)
+        os.environ["RRHELPERS_ENGINE"] = "torch"
+        exact = read(plain)
+        wrong = {
+            name: [gap for a, b in zip(exact, work(), strict=True) for gap in swapped(a, b)]
+            for name, work in works.items()
         }
-        seconds = in_turn(works, sizes.rounds)
-        wrong = [gap for a, b in zip(read(plain), read(ours), strict=True) for gap in swapped(a, b)]
         results[f"{count} × {depth}"] = {
             "pairs per second": {name: spread(len(pairs) / np.array(own)) for name, own in seconds.items()},
-            "ratio": ratio(seconds),
-            "pairs of passages in another order": round(len(wrong) / (count * depth * (depth - 1) / 2), 5),
-            "their largest difference of logits": round(float(max(wrong, default=0.0)), 3),
+            "ratio": {name: ratio(seconds, name) for name in works},
+            "pairs of passages in another order": {
+                name: round(len(gaps) / (count * depth * (depth - 1) / 2), 5) for name, gaps in wrong.items()
+            },
+            "their largest difference of logits": {
+                name: round(float(max(gaps, default=0.0)), 3) for name, gaps in wrong.items()
+            },
         }
     return results
 
@@ -156,18 +212,28 @@ def unit_vectors(count: int, seed: int) -> np.ndarray:
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
-def ratio(seconds: dict[str, list[float]]) -> list[float]:
-    """Return how many times as fast ours was: median, least and most over the rounds, each taken by itself."""
-    return spread(np.array(seconds[THEIRS]) / np.array(seconds[OURS]))
+def ratio(seconds: dict[str, list[float]], name: str = OURS) -> list[float]:
+    """Return how many times as fast it was as theirs: median, least and most over the rounds, each by itself."""
+    return spread(np.array(seconds[THEIRS]) / np.array(seconds[name]))
 
 
-def starting(sizes: Sizes) -> list[float]:
-    """Return the seconds that `import rrhelpers` adds to a start of Python."""
+FIRST_SEARCH = """
+import rrhelpers as rr
+papers = rr.load_papers()
+model = rr.load_bi_encoder()
+vectors = rr.encode(model, papers["chunk"], progress=False)
+assert rr.search(rr.encode(model, "what is rlhf?"), vectors)
+"""
+
+
+def starting(sizes: Sizes, code: str) -> list[float]:
+    """Return the seconds that `code` adds to a start of Python, after a first time that isn't counted."""
 
     def start(code: str) -> float:
-        return timed(lambda: subprocess.run([sys.executable, "-c", code], check=True))
+        return timed(lambda: subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True))
 
-    return spread([start("import rrhelpers") - start("pass") for _ in range(sizes.starts)])
+    start(code)
+    return spread([start(code) - start("pass") for _ in range(sizes.starts)])
 
 
 def measure(sizes: Sizes, data: Path | None) -> dict:
@@ -177,13 +243,14 @@ def measure(sizes: Sizes, data: Path | None) -> dict:
         "encode": lambda: encoding(sizes, passages),
         "rerank": lambda: reranking(sizes, passages),
         "search": lambda: searching(sizes),
-        "import, seconds": lambda: starting(sizes),
+        "import, seconds": lambda: starting(sizes, "import rrhelpers"),
+        "first search, seconds": lambda: starting(sizes, FIRST_SEARCH),
     }
     return {
         "machine": machine(),
         "device": str(rr.pick_device()),
         "precision": str(rr.pick_dtype()).removeprefix("torch."),
-        "versions": versions("numpy"),
+        "versions": versions(),
         "rounds": sizes.rounds,
     } | {name: step() for name, step in tqdm(steps.items(), desc="bench")}
 
@@ -191,20 +258,22 @@ def measure(sizes: Sizes, data: Path | None) -> dict:
 def table(result: dict) -> str:
     """Return the page's part."""
     encode = result["encode"]
-    rows = [
-        (
-            f"encode {encode['texts']:,} passages of {encode['tokens a text']:.0f} tokens, texts a second",
-            encode["texts per second"],
-            encode["ratio"],
-            f"lowest cosine {encode['lowest cosine']:.5f}; {encode['first ten the same']:.1%} of first tens the same",
-        )
-    ]
-    for name, own in result["rerank"].items():
+    rows = []
+    for name, ratios in encode["ratio"].items():
+        what = f"encode {encode['texts']:,} passages of {encode['tokens a text']:.0f} tokens, texts a second"
         paid = (
-            f"{own['pairs of passages in another order']:.2%} of pairs of passages in another order, their logits at "
-            f"most {own['their largest difference of logits']:.2f} apart"
+            f"lowest cosine {encode['lowest cosine'][name]:.5f}; "
+            f"{encode['first ten the same'][name]:.1%} of first tens the same"
         )
-        rows.append((f"rerank {name} passages, pairs a second", own["pairs per second"], own["ratio"], paid))
+        rows.append((engine_of(what, name), pair(encode["texts per second"], name), ratios, paid))
+    for size, own in result["rerank"].items():
+        for name, ratios in own["ratio"].items():
+            paid = (
+                f"{own['pairs of passages in another order'][name]:.2%} of pairs of passages in another order, their "
+                f"logits at most {own['their largest difference of logits'][name]:.2f} apart"
+            )
+            what = engine_of(f"rerank {size} passages, pairs a second", name)
+            rows.append((what, pair(own["pairs per second"], name), ratios, paid))
     for name, own in result["search"].items():
         paid = f"{own['ids the same']:.2%} of ids the same"
         rows.append((f"search {name} vectors, ms", own["ms"], own["ratio"], paid))
@@ -215,6 +284,16 @@ def table(result: dict) -> str:
         libraries = [shown(figures.get(name)) for name in (THEIRS, OURS, *others)]
         lines.append([what, *libraries[:2], shown(times, 2), *libraries[2:], paid])
     return "\n".join([*(f"| {' | '.join(line)} |" for line in lines), "", how(result)])
+
+
+def engine_of(what: str, name: str) -> str:
+    """Return a row's name, with the engine where it isn't the default."""
+    return what if name == OURS else f"{what}, with OpenVINO"
+
+
+def pair(figures: dict, name: str) -> dict:
+    """Return their figures and ours of one row."""
+    return {THEIRS: figures[THEIRS], OURS: figures[name]}
 
 
 def shown(values: list[float] | None, digits: int | None = None) -> str:
@@ -229,12 +308,15 @@ def shown(values: list[float] | None, digits: int | None = None) -> str:
 def how(result: dict) -> str:
     """Return the sentences on how the table was made."""
     used = ", ".join(f"{name} {number}" for name, number in result["versions"].items())
-    middle, low, high = result["import, seconds"]
+    share = " and ".join(f"{part:.0%}" for part in result["encode"]["of the processor's limit"].values())
     return (
         f"Both with their defaults: sentence-transformers in float32, `rrhelpers` in {result['precision']}. "
         f"Medians, in brackets the least and the most, of {result['rounds']} rounds that all took in turn; "
         f"*times as fast* is taken round by round. {result['machine']}, {result['device']}; {used}. "
-        f"`import rrhelpers` takes {middle:.2f} [{low:.2f}, {high:.2f}] seconds."
+        f"A product of large matrices reaches {result['encode']['limit, TFLOP/s']:.2f} TFLOP/s here; encoding, row by "
+        f"row, needs {share} of that for its own products. `import rrhelpers` takes "
+        f"{shown(result['import, seconds'], 2)} seconds, a first search from a new Python, vectors on disk, "
+        f"{shown(result['first search, seconds'])}."
     )
 
 
@@ -244,7 +326,10 @@ def main() -> None:
     parser.add_argument("--data", type=Path)
     parser.add_argument("--quick", action="store_true", help="a few texts, to see that it works; nothing is written")
     args = parser.parse_args()
-    result = measure(QUICK if args.quick else Sizes(), args.data)
+    sizes = Sizes()
+    if rr.pick_device().type == "cuda":
+        sizes = replace(sizes, texts=41_584)  # as many as the published ai-arxiv has
+    result = measure(QUICK if args.quick else sizes, args.data)
     print(table(result))
     if not args.quick:
         (ROOT / "bench" / "speed.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

@@ -7,6 +7,8 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from .engine import compiled
+
 
 def tokenize(tokenizer, texts: list, max_length: int, truncation: str) -> tuple[list[dict], np.ndarray]:
     """Tokenize texts or (query, passage) pairs, unpadded.
@@ -34,13 +36,18 @@ def tokenize(tokenizer, texts: list, max_length: int, truncation: str) -> tuple[
 
 def run_batches(
     forward: Callable[[dict], torch.Tensor],
+    module: torch.nn.Module,
     tokenizer,
     rows: list[dict],
     batch_size: int,
-    device: torch.device,
     done: Callable[[int], object],
 ) -> tuple[np.ndarray, int]:
-    """Run `forward` over all rows, long ones first.
+    """Run `forward`, or the same compiled for this CPU, over all rows, long ones first.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        What holds the weights that `forward` uses.
 
     Returns
     -------
@@ -54,25 +61,38 @@ def run_batches(
     first, so that this happens at the start. `done(n)` is called after every batch.
     """
     order = np.argsort([-len(row["input_ids"]) for row in rows], kind="stable")
-    parts, start = [], 0
-    while start < len(order):
-        batch = [rows[i] for i in order[start : start + batch_size]]
-        features = tokenizer.pad(batch, return_tensors="pt")
-        try:
-            with torch.inference_mode():
-                parts.append(forward(features.to(device)).float().cpu().numpy())
-        except (torch.OutOfMemoryError, RuntimeError) as error:
-            if not _is_out_of_memory(error) or len(batch) == 1:
-                raise
-            batch_size = len(batch) // 2
-            warnings.warn(f"out of memory on {device}: going on with batches of {batch_size}", stacklevel=4)
-            _free(device)
-            continue
-        start += len(batch)
-        done(len(batch))
+
+    def features(start: int, size: int):
+        return tokenizer.pad([rows[i] for i in order[start : start + size]], return_tensors="pt")
+
+    engine = compiled(module, forward, dict(features(0, 1)))
+    if engine:
+        parts = engine((features(start, batch_size) for start in range(0, len(order), batch_size)), done)
+    else:
+        parts, batch_size = _with_torch(forward, module.device, features, len(order), batch_size, done)
     results = np.concatenate(parts)
     results[order] = results.copy()
     return results, batch_size
+
+
+def _with_torch(forward, device, features, count: int, batch_size: int, done) -> tuple[list[np.ndarray], int]:
+    parts, start = [], 0
+    while start < count:
+        batch = features(start, batch_size)
+        size = len(batch["input_ids"])
+        try:
+            with torch.inference_mode():
+                parts.append(forward(batch.to(device)).float().cpu().numpy())
+        except (torch.OutOfMemoryError, RuntimeError) as error:
+            if not _is_out_of_memory(error) or size == 1:
+                raise
+            batch_size = size // 2
+            warnings.warn(f"out of memory on {device}: going on with batches of {batch_size}", stacklevel=5)
+            _free(device)
+            continue
+        start += size
+        done(size)
+    return parts, batch_size
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -123,7 +123,7 @@ class _Encoder:
         # A batch size that didn't fit isn't tried again with the next block.
         vectors, self.batch_size = run_batches(
             lambda features: model(dict(features))["sentence_embedding"],
-            model.tokenizer, rows, self.batch_size, model.device, done,
+            model, model.tokenizer, rows, self.batch_size, done,
         )  # fmt: skip
         norms = np.linalg.norm(vectors, axis=1, keepdims=True)
         return {

@@ -128,7 +128,7 @@ def _logits(reranker, pairs: list[tuple[str, str]], batch_size: int, progress: b
     hidden = not (len(pairs) >= _PROGRESS_FROM if progress is None else progress)
     with tqdm(total=len(pairs), desc="rerank", unit="pair", disable=hidden) as bar:
         logits, _ = run_batches(
-            lambda features: model(**features).logits[:, 0], tokenizer, rows, batch_size, model.device, bar.update
+            lambda features: model(**features).logits[:, 0], model, tokenizer, rows, batch_size, bar.update
         )
         logits = logits.astype(np.float64)
     if cut.any():
