@@ -25,7 +25,7 @@ def encode(
     texts: str | Iterable[str],
     *,
     kind: str | None = None,
-    batch_size: int = 32,
+    batch_size: int | None = None,
     cache: bool | str | Path = True,
     out: str | Path | None = None,
     progress: bool | None = None,
@@ -41,8 +41,9 @@ def encode(
     kind : {"query", "passage"}, optional
         Put the model's prefix for queries or passages before each text. Models without prefixes,
         all of the embedded profile's among them, need none.
-    batch_size : int
-        Texts in a forward pass; halved by itself when the device's memory is full.
+    batch_size : int, optional
+        Texts in a forward pass; by default as many as suit the device, fewer of long ones. Halved by
+        itself when the device's memory is full.
     cache : bool or path
         Keep vectors on disk and find them again (see `rrhelpers.cache`); a path names the folder.
         Calls with fewer than 256 texts don't use it.
@@ -69,7 +70,7 @@ def encode(
         If a text is missing, is no string, or holds a lone surrogate; if `kind` or `batch_size`
         makes no sense.
     """
-    if batch_size < 1:
+    if batch_size is not None and batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, not {batch_size}")
     encoder = _Encoder(model, _prefix(model, kind), batch_size)
     if isinstance(texts, str):
@@ -108,7 +109,7 @@ def encode(
 class _Encoder:
     """The forward pass of one model with one prefix, for a list of checked texts."""
 
-    def __init__(self, model, prefix: str, batch_size: int):
+    def __init__(self, model, prefix: str, batch_size: int | None):
         self.model, self.prefix, self.batch_size = model, prefix, batch_size
         # sentence-transformers 6 renamed the method.
         self.dimension = getattr(

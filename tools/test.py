@@ -12,7 +12,7 @@ from time import monotonic
 from chapters import ENVIRONMENT, ROOT, notebooks
 
 KINDS = ("lint", "unit", "engine", "nbval", "hub", "browser")
-# What encodes and reranks must hold with the optional engine, too, save that it has no memory of its own to run out of.
+# What encodes and reranks must hold with the optional engine, too, save for tests that look into PyTorch's forward pass.
 ENGINE_TESTS = [f"tests/unit/test_{name}.py" for name in ("openvino", "encode", "rerank", "adapters", "faults")]
 
 
@@ -71,7 +71,7 @@ def pytest(kind: str, folder: Path, environment) -> tuple[int, int, int]:
             # OpenVINO lies in a folder of its own: nothing else in .venv is to find it.
             environment |= {"RRHELPERS_ENGINE": "openvino", "PYTHONPATH": str(ROOT / ".venv" / "bench")}
         command += {
-            "engine": ["-n2", "--dist=loadfile", "-k", "not out_of_memory", *ENGINE_TESTS],
+            "engine": ["-n2", "--dist=loadfile", "-k", "not out_of_memory and not by_default", *ENGINE_TESTS],
             "unit": ["-n2", "--dist=loadfile", "tests/unit", "tests/notebooks"],
             "hub": ["-n2", "tests/hub"],  # they wait for refused connections most of the time
             "browser": ["tests/browser"],

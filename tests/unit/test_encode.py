@@ -155,6 +155,28 @@ def test_large_results_move_to_a_memory_map(model, texts, monkeypatch):
     assert vectors == pytest.approx(rr.encode(model, texts[:50], cache=False), abs=1e-6)
 
 
+def test_by_default_a_batch_has_so_many_tokens(model, texts, monkeypatch):
+    shapes = []
+    real = type(model).forward
+
+    def watched(self, features, **kwargs):
+        shapes.append(tuple(features["input_ids"].shape))
+        return real(self, features, **kwargs)
+
+    expected = rr.encode(model, texts[:64], batch_size=7)
+    monkeypatch.setattr(type(model), "forward", watched)
+    monkeypatch.setitem(batching._TOKENS, "cpu", 100)
+    assert rr.encode(model, texts[:64]) == pytest.approx(expected, abs=1e-6)
+    assert all(rows * length <= 100 < (rows + 1) * length for rows, length in shapes[:-1])
+    assert sum(rows for rows, _ in shapes) == 64
+    assert shapes[0][0] < shapes[-2][0]
+
+
+def test_a_text_longer_than_a_batch_has_tokens_goes_alone(model, monkeypatch):
+    monkeypatch.setitem(batching._TOKENS, "cpu", 3)
+    assert rr.encode(model, ["one two three four", "five"]).shape == (2, 384)
+
+
 def test_batch_size_must_make_sense(model):
     with pytest.raises(ValueError, match="batch_size"):
         rr.encode(model, "text", batch_size=0)
