@@ -12,7 +12,7 @@ from time import monotonic
 from chapters import ENVIRONMENT, ROOT, notebooks
 
 KINDS = ("lint", "unit", "engine", "nbval", "hub", "browser")
-# What encodes and reranks must hold with the optional engine, too, save for tests that look into PyTorch's forward pass.
+# What encodes and reranks must hold with the optional engine, too; tests that look into the forward pass are left out.
 ENGINE_TESTS = [f"tests/unit/test_{name}.py" for name in ("openvino", "encode", "rerank", "adapters", "faults")]
 
 
