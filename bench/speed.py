@@ -48,9 +48,11 @@ class Sizes:
     corpora: tuple[int, ...] = (41_584, 1_000_000)
     queries: tuple[int, ...] = (1, 256)
     starts: int = 5
+    compressed: int = 20_000  # passages
+    growing: tuple[int, ...] = (10_000, 31_623, 100_000, 316_228, 1_000_000)
 
 
-QUICK = Sizes(2, 64, ((1, 8),), (2_000,), (1, 4), 2)
+QUICK = Sizes(2, 64, ((1, 8),), (2_000,), (1, 4), 2, 300, (1_000, 2_000, 4_000))
 
 
 def texts(count: int, data: Path | None) -> list[str]:
@@ -206,10 +208,47 @@ def searching(sizes: Sizes) -> dict:
     return results
 
 
+def compressed(sizes: Sizes, passages: list[str]) -> dict:
+    """Compare searches through codes with the exact one: passages of papers, the test queries one by one."""
+    model = rr.load_bi_encoder()
+    corpus = rr.encode(model, passages)
+    queries = rr.encode(model, rr.load_queries("test")["query"][:])
+    forms = {"float32": corpus} | {kind: rr.quantize(corpus, kind) for kind in ("int8", "binary")}
+    works = {
+        name: lambda form=form: [rr.search(query, form, top_k=25) for query in queries] for name, form in forms.items()
+    }
+    seconds = in_turn(works, sizes.rounds)
+    found = {name: [{hit.corpus_id for hit in hits} for hits in work()] for name, work in works.items()}
+    return {
+        "vectors": len(corpus),
+        "queries": len(queries),
+        "forms": {
+            name: {
+                "ms a query": spread(1000 * np.array(seconds[name]) / len(queries)),
+                "bytes a vector": forms[name].nbytes // len(corpus),
+                "Recall@25": round(
+                    float(np.mean([len(a & b) / len(b) for a, b in zip(own, found["float32"], strict=True)])), 4
+                ),
+            }
+            for name, own in found.items()
+        },
+    }
+
+
+def growing(sizes: Sizes) -> dict:
+    """Measure one query's search among more and more vectors, and fit by which power of their number time grows."""
+    corpus, query = unit_vectors(sizes.growing[-1], seed=0), unit_vectors(1, seed=1)[0]
+    works = {size: lambda c=corpus[:size]: rr.search(query, c, top_k=10) for size in sizes.growing}
+    ms = {size: spread(1000 * np.array(own)) for size, own in in_turn(works, sizes.rounds).items()}
+    slope, _ = np.polyfit(np.log(list(ms)), np.log([own[0] for own in ms.values()]), 1)
+    return {"ms": {f"{size:,}": own for size, own in ms.items()}, "slope": round(float(slope), 3)}
+
+
 def unit_vectors(count: int, seed: int) -> np.ndarray:
     """Return random vectors of length 1, of the embedded model's dimension."""
     vectors = np.random.default_rng(seed).standard_normal((count, 384), dtype=np.float32)
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors
 
 
 def ratio(seconds: dict[str, list[float]], name: str = OURS) -> list[float]:
@@ -243,6 +282,8 @@ def measure(sizes: Sizes, data: Path | None) -> dict:
         "encode": lambda: encoding(sizes, passages),
         "rerank": lambda: reranking(sizes, passages),
         "search": lambda: searching(sizes),
+        "search, compressed": lambda: compressed(sizes, texts(sizes.compressed, data)),
+        "search over n": lambda: growing(sizes),
         "import, seconds": lambda: starting(sizes, "import rrhelpers"),
         "first search, seconds": lambda: starting(sizes, FIRST_SEARCH),
     }
@@ -277,6 +318,10 @@ def table(result: dict) -> str:
     for name, own in result["search"].items():
         paid = f"{own['ids the same']:.2%} of ids the same"
         rows.append((f"search {name} vectors, ms", own["ms"], own["ratio"], paid))
+    small = result["search, compressed"]
+    for name, own in small["forms"].items():
+        what = f"search 1 of {small['vectors']:,} passages, {name}, {own['bytes a vector']:,} bytes a vector, ms"
+        rows.append((what, {OURS: own["ms a query"]}, None, f"Recall@25 {own['Recall@25']:.1%}"))
     others = [name for name in next(iter(result["search"].values()))["ms"] if name not in (THEIRS, OURS)]
     head = ["", THEIRS, OURS, "times as fast", *others, "against float32"]
     lines = [head, ["---"] * len(head)]
@@ -309,10 +354,14 @@ def how(result: dict) -> str:
     """Return the sentences on how the table was made."""
     used = ", ".join(f"{name} {number}" for name, number in result["versions"].items())
     share = " and ".join(f"{part:.0%}" for part in result["encode"]["of the processor's limit"].values())
+    over = result["search over n"]
+    fewest, *_, most = over["ms"]
     return (
         f"Both with their defaults: sentence-transformers in float32, `rrhelpers` in {result['precision']}. "
         f"Medians, in brackets the least and the most, of {result['rounds']} rounds that all took in turn; "
         f"*times as fast* is taken round by round. {result['machine']}, {result['device']}; {used}. "
+        f"From {fewest} to {most} vectors the time of one query's search grows with the power {over['slope']:.2f} of "
+        "their number. "
         f"A product of large matrices reaches {result['encode']['limit, TFLOP/s']:.2f} TFLOP/s here; encoding, row by "
         f"row, needs {share} of that for its own products. `import rrhelpers` takes "
         f"{shown(result['import, seconds'], 2)} seconds, a first search from a new Python, vectors on disk, "
