@@ -121,7 +121,7 @@ def test_room_is_left_where_pytorch_may_round_float32():
 
 @pytest.mark.parametrize("n", [1, 60, 600, 26_000])
 def test_the_longest_row_is_bounded_from_a_sample(unit_vectors, n):
-    rows = torch.from_numpy(unit_vectors(n))
+    rows = unit_vectors(n)
     rows[: n // 3 : 2] = 0
     assert searching._longest(rows, exactly=True) == pytest.approx(1)
     assert 1 < searching._longest(rows, exactly=False) < 17
