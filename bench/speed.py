@@ -13,6 +13,7 @@ the mini ai-arxiv's. `--quick` takes a few texts, to see that it works, and writ
 import argparse
 import gzip
 import json
+import math
 import os
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from functools import partial
 from importlib.util import find_spec
 from itertools import combinations
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -65,24 +67,29 @@ def texts(count: int, data: Path | None) -> list[str]:
     return found[:count]
 
 
+def run_by(engine: str, work, *given):
+    """Return what `work` returns with this engine."""
+    with patch.dict(os.environ, RRHELPERS_ENGINE=engine):
+        return work(*given)
+
+
 def by_engine(work) -> dict:
-    """Return `work`, a function, once for each engine that is there, under the name of its row."""
+    """Return `work`, a function, for each engine that is there, under the name of its row."""
     engines = {OURS: "torch"}
     if find_spec("openvino") and rr.pick_device().type == "cpu":
         engines[WITH_OPENVINO] = "openvino"
 
-    def run(engine: str):
-        os.environ["RRHELPERS_ENGINE"] = engine
-        return work()
-
-    return {name: partial(run, engine) for name, engine in engines.items()}
+    return {name: partial(run_by, engine, work) for name, engine in engines.items()}
 
 
 def encoding(sizes: Sizes, passages: list[str]) -> dict:
     """Compare `rr.encode` with `SentenceTransformer.encode`; vectors and first tens with those of float32."""
     plain, ours = rr.load_bi_encoder(dtype=torch.float32), rr.load_bi_encoder()
-    works = by_engine(lambda: rr.encode(ours, passages, cache=False, progress=False))
-    seconds = in_turn({THEIRS: lambda: plain.encode(passages, show_progress_bar=False)} | works, sizes.rounds)
+    works = by_engine(lambda some=passages: rr.encode(ours, some, cache=False, progress=False))
+    all_works = {THEIRS: lambda some=passages: plain.encode(some, show_progress_bar=False)} | works
+    for work in all_works.values():
+        work(passages[:32])
+    seconds = in_turn(all_works, sizes.rounds, warm_up=False)
     exact = plain.encode(passages, show_progress_bar=False, normalize_embeddings=True)
     queries = [passage[:80] for passage in passages[:200]]
     of_queries = plain.encode(queries, show_progress_bar=False, normalize_embeddings=True)
@@ -145,16 +152,18 @@ def reranking(sizes: Sizes, passages: list[str]) -> dict:
         pairs = [(query, passages[i]) for query, own in zip(queries, rows, strict=True) for i in own]
         hits = [[rr.Hit(int(i), 0.0, place) for place, i in enumerate(own, start=1)] for own in rows]
 
-        def read(model, queries=queries, hits=hits):
-            return rr.rerank(model, queries, hits, passages, fuse=False, progress=False)
+        def read(model, count=count, queries=queries, hits=hits):
+            return rr.rerank(model, queries[:count], hits[:count], passages, fuse=False, progress=False)
 
-        def predict(pairs=pairs):
-            return plain.predict(pairs, show_progress_bar=False)
+        def predict(count=count, pairs=pairs, depth=depth):
+            return plain.predict(pairs[: count * depth], show_progress_bar=False)
 
         works = by_engine(partial(read, ours))
-        seconds = in_turn({THEIRS: predict} | works, sizes.rounds)
-        os.environ["RRHELPERS_ENGINE"] = "torch"
-        exact = read(plain)
+        all_works = {THEIRS: predict} | works
+        for work in all_works.values():
+            work(1)
+        seconds = in_turn(all_works, sizes.rounds, warm_up=False)
+        exact = run_by("torch", read, plain)
         wrong = {
             name: [gap for a, b in zip(exact, work(), strict=True) for gap in swapped(a, b)]
             for name, work in works.items()
@@ -244,6 +253,41 @@ def growing(sizes: Sizes) -> dict:
     return {"ms": {f"{size:,}": own for size, own in ms.items()}, "slope": round(float(slope), 3)}
 
 
+def picture(result: dict) -> str:
+    """Return the search's time over the number of vectors, both in logarithms, as an SVG with the fitted line."""
+    points = {int(size.replace(",", "")): own[0] for size, own in result["search over n"]["ms"].items()}
+    slope = result["search over n"]["slope"]
+    logs = np.log10(list(points)), np.log10(list(points.values()))
+    offset = float(np.mean(logs[1]) - slope * np.mean(logs[0]))
+    left, right = math.floor(logs[0].min()), math.ceil(logs[0].max())
+    low, high = math.floor(logs[1].min()), math.ceil(logs[1].max())
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        return round(70 + 500 * (x - left) / (right - left), 1), round(270 - 240 * (y - low) / (high - low), 1)
+
+    def text(x: float, y: float, words: str, anchor: str = "middle") -> str:
+        return f'<text x="{x}" y="{y}" text-anchor="{anchor}">{words}</text>'
+
+    marks = []
+    for power in range(left, right + 1):
+        x, y = place(power, low)
+        marks += [f'<path d="M{x} {y}V30" stroke="#ddd"/>', text(x, y + 20, f"{10**power:,}")]
+    for power in range(low, high + 1):
+        x, y = place(left, power)
+        marks += [f'<path d="M{x} {y}H570" stroke="#ddd"/>', text(x - 8, y + 5, f"{10.0**power:g}", "end")]
+    (x1, y1), (x2, y2) = (place(x, offset + slope * x) for x in (logs[0].min(), logs[0].max()))
+    marks.append(f'<path d="M{x1} {y1}L{x2} {y2}" stroke="#0b5fa5" stroke-width="2"/>')
+    for x, y in zip(*logs, strict=True):
+        cx, cy = place(x, y)
+        marks.append(f'<circle cx="{cx}" cy="{cy}" r="5" fill="#0b5fa5"/>')
+    marks += [text(320, 312, "vectors"), text(70, 18, "milliseconds for one query", "start")]
+    marks.append(text(x2 - 12, y2 + 40, f"slope {slope:.2f}", "end"))
+    return (
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 600 320" font-family="sans-serif" font-size="15" '
+        'fill="#222"><rect width="600" height="320" fill="#fff"/>' + "".join(marks) + "</svg>\n"
+    )
+
+
 def unit_vectors(count: int, seed: int) -> np.ndarray:
     """Return random vectors of length 1, of the embedded model's dimension."""
     vectors = np.random.default_rng(seed).standard_normal((count, 384), dtype=np.float32)
@@ -267,9 +311,10 @@ assert rr.search(rr.encode(model, "what is rlhf?"), vectors)
 
 def starting(sizes: Sizes, code: str) -> list[float]:
     """Return the seconds that `code` adds to a start of Python, after a first time that isn't counted."""
+    environment = os.environ | {"RRHELPERS_ENGINE": "torch"}
 
     def start(code: str) -> float:
-        return timed(lambda: subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True))
+        return timed(lambda: subprocess.run([sys.executable, "-W", "ignore", "-c", code], env=environment, check=True))
 
     start(code)
     return spread([start(code) - start("pass") for _ in range(sizes.starts)])
@@ -285,6 +330,7 @@ def measure(sizes: Sizes, data: Path | None) -> dict:
         "search, compressed": lambda: compressed(sizes, texts(sizes.compressed, data)),
         "search over n": lambda: growing(sizes),
         "import, seconds": lambda: starting(sizes, "import rrhelpers"),
+        "import of sentence-transformers, seconds": lambda: starting(sizes, "import sentence_transformers"),
         "first search, seconds": lambda: starting(sizes, FIRST_SEARCH),
     }
     return {
@@ -298,15 +344,20 @@ def measure(sizes: Sizes, data: Path | None) -> dict:
 
 def table(result: dict) -> str:
     """Return the page's part."""
+    return "\n\n".join([reading_table(result), searching_table(result), how(result)])
+
+
+def reading_table(result: dict) -> str:
+    """Return the table of encoding and reranking."""
     encode = result["encode"]
+    what = f"encode {encode['texts']:,} passages of {encode['tokens a text']:.0f} tokens, texts a second"
     rows = []
     for name, ratios in encode["ratio"].items():
-        what = f"encode {encode['texts']:,} passages of {encode['tokens a text']:.0f} tokens, texts a second"
         paid = (
             f"lowest cosine {encode['lowest cosine'][name]:.5f}; "
             f"{encode['first ten the same'][name]:.1%} of first tens the same"
         )
-        rows.append((engine_of(what, name), pair(encode["texts per second"], name), ratios, paid))
+        rows.append((engine_of(what, name), encode["texts per second"], name, ratios, paid))
     for size, own in result["rerank"].items():
         for name, ratios in own["ratio"].items():
             paid = (
@@ -314,21 +365,41 @@ def table(result: dict) -> str:
                 f"logits at most {own['their largest difference of logits'][name]:.2f} apart"
             )
             what = engine_of(f"rerank {size} passages, pairs a second", name)
-            rows.append((what, pair(own["pairs per second"], name), ratios, paid))
-    for name, own in result["search"].items():
-        paid = f"{own['ids the same']:.2%} of ids the same"
-        rows.append((f"search {name} vectors, ms", own["ms"], own["ratio"], paid))
+            rows.append((what, own["pairs per second"], name, ratios, paid))
+    return lined(
+        ["", THEIRS, OURS, "times as fast", "against float32"],
+        [
+            (what, shown(figures[THEIRS]), shown(figures[name]), shown(ratios, 2), paid)
+            for what, figures, name, ratios, paid in rows
+        ],
+    )
+
+
+def searching_table(result: dict) -> str:
+    """Return the table of search, and of search among compressed vectors."""
+    names = list(next(iter(result["search"].values()))["ms"])
+    rows = [
+        (
+            f"{name} vectors, ms",
+            *(shown(own["ms"][one]) for one in names),
+            shown(own["ratio"], 2),
+            f"{own['ids the same']:.2%}",
+        )
+        for name, own in result["search"].items()
+    ]
+    plain = lined(["search", *names, f"times as fast as {THEIRS}", "ids the same"], rows)
     small = result["search, compressed"]
-    for name, own in small["forms"].items():
-        what = f"search 1 of {small['vectors']:,} passages, {name}, {own['bytes a vector']:,} bytes a vector, ms"
-        rows.append((what, {OURS: own["ms a query"]}, None, f"Recall@25 {own['Recall@25']:.1%}"))
-    others = [name for name in next(iter(result["search"].values()))["ms"] if name not in (THEIRS, OURS)]
-    head = ["", THEIRS, OURS, "times as fast", *others, "against float32"]
-    lines = [head, ["---"] * len(head)]
-    for what, figures, times, paid in rows:
-        libraries = [shown(figures.get(name)) for name in (THEIRS, OURS, *others)]
-        lines.append([what, *libraries[:2], shown(times, 2), *libraries[2:], paid])
-    return "\n".join([*(f"| {' | '.join(line)} |" for line in lines), "", how(result)])
+    forms = [
+        (name, f"{own['bytes a vector']:,}", shown(own["ms a query"]), f"{own['Recall@25']:.1%}")
+        for name, own in small["forms"].items()
+    ]
+    title = f"1 of {small['vectors']:,} passages"
+    return f"{plain}\n\n{lined([title, 'bytes a vector in memory', 'ms', 'Recall@25 against float32'], forms)}"
+
+
+def lined(head: list[str], rows: list[tuple]) -> str:
+    """Return a table in Markdown."""
+    return "\n".join(f"| {' | '.join(line)} |" for line in [head, ["---"] * len(head), *rows])
 
 
 def engine_of(what: str, name: str) -> str:
@@ -336,15 +407,8 @@ def engine_of(what: str, name: str) -> str:
     return what if name == OURS else f"{what}, with OpenVINO"
 
 
-def pair(figures: dict, name: str) -> dict:
-    """Return their figures and ours of one row."""
-    return {THEIRS: figures[THEIRS], OURS: figures[name]}
-
-
-def shown(values: list[float] | None, digits: int | None = None) -> str:
-    """Return median and range, or nothing."""
-    if values is None:
-        return ""
+def shown(values: list[float], digits: int | None = None) -> str:
+    """Return median and range."""
     digits = digits if digits is not None else 0 if values[0] >= 20 else 1
     middle, low, high = (f"{value:,.{digits}f}" for value in values)
     return f"{middle} [{low}, {high}]"
@@ -365,7 +429,8 @@ def how(result: dict) -> str:
         f"A product of large matrices reaches {result['encode']['limit, TFLOP/s']:.2f} TFLOP/s here; encoding, row by "
         f"row, needs {share} of that for its own products. `import rrhelpers` takes "
         f"{shown(result['import, seconds'], 2)} seconds, a first search from a new Python, vectors on disk, "
-        f"{shown(result['first search, seconds'])}."
+        f"{shown(result['first search, seconds'])}; importing sentence-transformers alone takes "
+        f"{shown(result['import of sentence-transformers, seconds'])}."
     )
 
 
@@ -382,6 +447,7 @@ def main() -> None:
     print(table(result))
     if not args.quick:
         (ROOT / "bench" / "speed.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        (ROOT / "assets" / "search-over-n.svg").write_text(picture(result), encoding="utf-8")
         put_between(ROOT / "book" / "speed.md", BEGIN, END, table(result))
 
 

@@ -10,8 +10,9 @@ import torch
 from .engine import compiled
 
 # Of a batch, padding included. On two CPU cores 32 passages of 219 tokens took a tenth longer than 16, and 16 short
-# queries longer than 64; a GPU wants enough work to hide what starting it costs.
-_TOKENS = {"cpu": 4096, "mps": 16_384, "cuda": 65_536}
+# queries longer than 64. OpenVINO gives each core a batch of its own, so that even a short list must make several. A
+# GPU wants enough work to hide what starting it costs.
+_TOKENS = {"cpu": 4096, "openvino": 1024, "mps": 16_384, "cuda": 65_536}
 
 
 def tokenize(tokenizer, texts: list, max_length: int, truncation: str) -> tuple[list[dict], np.ndarray]:
@@ -68,13 +69,13 @@ def run_batches(
     """
     lengths = [len(row["input_ids"]) for row in rows]
     order = np.argsort([-length for length in lengths], kind="stable")
-    tokens = _TOKENS.get(module.device.type, _TOKENS["cpu"])
 
     def batch(start: int, size: int | None):
         size = size or max(1, tokens // lengths[order[start]])
         return tokenizer.pad([rows[i] for i in order[start : start + size]], return_tensors="pt")
 
     engine = compiled(module, forward, dict(batch(0, 1)))
+    tokens = _TOKENS["openvino" if engine else module.device.type]
     if engine:
         parts = engine(_batches(batch, len(order), batch_size), done)
     else:
