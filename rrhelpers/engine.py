@@ -93,9 +93,11 @@ def compiled(module: torch.nn.Module, forward: Callable[[dict], torch.Tensor], f
     ValueError, ImportError
         If ``RRHELPERS_ENGINE`` makes no sense, or asks for an engine that isn't installed.
     """
+    if not _wanted():
+        return None
     weights = [*module.parameters(), *module.buffers()]
     dtype = next((w.dtype for w in weights if w.is_floating_point()), None)
-    if not _wanted() or dtype not in _PRECISIONS or any(w.device.type != "cpu" for w in weights):
+    if dtype not in _PRECISIONS or any(w.device.type != "cpu" for w in weights):
         return None
     # Settings stand in the representation; in-place changes raise a tensor's version; new tensors lie elsewhere.
     tensors = [(w.data_ptr(), w.is_inference() or w._version, w.dtype) for w in weights]
