@@ -99,12 +99,14 @@ def compiled(module: torch.nn.Module, forward: Callable[[dict], torch.Tensor], f
     dtype = next((w.dtype for w in weights if w.is_floating_point()), None)
     if dtype not in _PRECISIONS or any(w.device.type != "cpu" for w in weights):
         return None
-    # Settings stand in the representation; in-place changes raise a tensor's version; new tensors lie elsewhere.
+    # Settings stand in the representation; in-place changes raise a tensor's version; new tensors lie elsewhere, as
+    # the memory of those that were compiled is kept from being used again.
     tensors = [(w.data_ptr(), w.is_inference() or w._version, w.dtype) for w in weights]
     state = (torch.get_num_threads(), repr(module), tensors)
     known = _compiled.get(module)
     if known is None or known[0] != state:
-        known = _compiled[module] = (state, _compile(module, forward, features, _PRECISIONS[dtype]))
+        engine = _compile(module, forward, features, _PRECISIONS[dtype])
+        known = _compiled[module] = (state, engine, [w.detach() for w in weights])
     return known[1]
 
 

@@ -77,14 +77,18 @@ def test_a_model_that_changes_is_compiled_anew(folder, by_torch, compilations):
     assert np.abs(after - by_torch(rr.encode, changing, sample())).max() < 1e-5
 
 
-def test_an_adapter_put_in_is_compiled(folder, by_torch):
+def test_every_adapter_put_in_is_compiled(folder, by_torch):
+    """One after the other: the next lies where the last one lay in memory."""
     adapted = rr.load_bi_encoder(str(folder), device="cpu", dtype=torch.float32)
     plain = rr.encode(adapted, sample())
-    adapter = rr.new_adapter(adapted)
-    torch.nn.init.normal_(next(iter(adapter.values())).up.weight)
-    rr.use_adapter(adapted, adapter)
-    assert np.abs(rr.encode(adapted, sample()) - by_torch(rr.encode, adapted, sample())).max() < 1e-5
-    rr.use_adapter(adapted, None)
+    for _ in range(4):
+        adapter = rr.new_adapter(adapted)
+        for bottleneck in adapter.values():
+            torch.nn.init.normal_(bottleneck.up.weight)
+        rr.use_adapter(adapted, adapter)
+        del adapter, bottleneck
+        assert np.abs(rr.encode(adapted, sample()) - by_torch(rr.encode, adapted, sample())).max() < 1e-5
+        rr.use_adapter(adapted, None)
     assert np.abs(rr.encode(adapted, sample()) - plain).max() < 1e-5
 
 
