@@ -1,22 +1,20 @@
 """Encoding takes the same memory however long the corpus is."""
 
-import gc
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
 import torch
+from peak import FORGET, growth
 
 import rrhelpers as rr
 from rrhelpers import batching, encoding
 
-STATUS = Path("/proc/self/status")
 DIMENSION = 4096  # wide vectors, so that few texts make many megabytes
 SHORT, LONG = 512, 3_000
 BOUND = 10  # MB; the vectors of the longer corpus take 49
 
-pytestmark = pytest.mark.skipif(not STATUS.exists(), reason="memory is read from /proc")
+pytestmark = pytest.mark.skipif(not FORGET.exists(), reason="memory is read from /proc")
 
 
 class Averaged(torch.nn.Module):
@@ -46,21 +44,6 @@ def averaged(small):
 def corpus(count: int) -> Iterator[str]:
     """Yield different texts."""
     return (f"{number} read a passage" for number in range(count))
-
-
-def megabytes(name: str) -> float:
-    """Return a figure of this process: VmRSS, the memory it holds, or VmHWM, the most it held."""
-    line = next(line for line in STATUS.read_text().splitlines() if line.startswith(f"{name}:"))
-    return int(line.split()[1]) / 1024
-
-
-def growth(work: Callable[[], object]) -> float:
-    """Return by how much memory grew in between, at most."""
-    gc.collect()
-    Path("/proc/self/clear_refs").write_text("5")  # the most from now on
-    before = megabytes("VmRSS")
-    work()
-    return megabytes("VmHWM") - before
 
 
 @pytest.mark.parametrize("way", ["out", "out and cache", "nameless file"])
