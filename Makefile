@@ -40,6 +40,7 @@ notebooks: setup  ## Re-execute the chapters and save them, normalised (ONLY=04 
 
 bench: setup .venv/bench/ready  ## Measure speed beside sentence-transformers and write the table of the speed page (DATA=folder)
 	@PYTHONPATH=.venv/bench $(BIN)/python bench/speed.py $(if $(DATA),--data $(DATA))
+	@$(BIN)/python bench/memory.py
 
 bench-quality: setup  ## Measure every embedded model and write the table of the model cards
 	@$(BIN)/python bench/quality.py

@@ -3,6 +3,7 @@
 import gc
 import warnings
 from collections.abc import Callable, Iterator
+from itertools import groupby
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from .engine import compiled
 # queries longer than 64. OpenVINO gives each core a batch of its own, so that even a short list must make several. A
 # GPU wants enough work to hide what starting it costs.
 _TOKENS = {"cpu": 4096, "openvino": 1024, "mps": 16_384, "cuda": 65_536}
+_CHARACTERS = 1 << 20  # tokenized at a time
 
 
 def tokenize(tokenizer, texts: list, max_length: int, truncation: str) -> tuple[list[dict], np.ndarray]:
@@ -28,15 +30,26 @@ def tokenize(tokenizer, texts: list, max_length: int, truncation: str) -> tuple[
     list of dict, array of bool
         Token ids (and what else the model takes) of each input; which of them were cut.
     """
-    if not texts:
-        return [], np.zeros(0, dtype=bool)
-    columns = tokenizer(texts, verbose=False)
-    rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
-    cut = np.array([len(row["input_ids"]) > max_length for row in rows])
-    for i in np.flatnonzero(cut):
-        first, second = texts[i] if isinstance(texts[i], tuple) else (texts[i], None)
-        rows[i] = dict(tokenizer(first, second, truncation=truncation, max_length=max_length))
-    return rows, cut
+    rows: list[dict] = []
+    cut: list[bool] = []
+    for portion in _portions(texts):
+        columns = tokenizer(portion, verbose=False)
+        for text, values in zip(portion, zip(*columns.values(), strict=True), strict=True):
+            row = dict(zip(columns, values, strict=True))
+            cut.append(len(row["input_ids"]) > max_length)
+            if cut[-1]:
+                first, second = text if isinstance(text, tuple) else (text, None)
+                row = dict(tokenizer(first, second, truncation=truncation, max_length=max_length))
+            rows.append(row)
+    return rows, np.array(cut, dtype=bool)
+
+
+def _portions(texts: list) -> Iterator[list]:
+    """Cut a list of texts by characters: all the tokens of a thousand papers take more memory than a model."""
+    lengths = [len(text) if isinstance(text, str) else sum(map(len, text)) for text in texts]
+    numbers = np.cumsum(lengths) // _CHARACTERS
+    for _, group in groupby(range(len(texts)), key=numbers.__getitem__):
+        yield [texts[i] for i in group]
 
 
 def run_batches(
