@@ -44,6 +44,7 @@ def texts(count: int) -> Iterator[str]:
 
 def encode(count: int, folder: Path, pipe) -> None:
     """Encode so many texts and send what it took; run in a process of its own, so that the peak is its own too."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a process in the background may have it ignored
     model = rr.load_bi_encoder()
     corpus = texts(count)
     rr.encode(model, list(texts(64)), cache=False)  # what a first call loads belongs to the model
