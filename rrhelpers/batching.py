@@ -10,10 +10,10 @@ import torch
 
 from .engine import compiled
 
-# Of a batch, padding included. On two CPU cores 32 passages of 219 tokens took a tenth longer than 16, and 16 short
-# queries longer than 64. OpenVINO gives each core a batch of its own, so that even a short list must make several. A
-# GPU wants enough work to hide what starting it costs.
-_TOKENS = {"cpu": 4096, "openvino": 1024, "mps": 16_384, "cuda": 65_536}
+# Tokens of a batch, padding included, and texts at the most. On two CPU cores 32 passages of 219 tokens took a tenth
+# longer than 16, and 16 short queries longer than 64. OpenVINO gives each core a batch of its own, so that even a short
+# list must make several. A GPU wants enough work to hide what starting it costs.
+_TOKENS = {"cpu": (4096, 64), "openvino": (1024, 64), "mps": (16_384, 512), "cuda": (65_536, 1024)}
 _CHARACTERS = 1 << 20  # tokenized at a time
 
 
@@ -67,7 +67,7 @@ def run_batches(
     module : torch.nn.Module
         What holds the weights that `forward` uses.
     batch_size : int or None
-        None: as many as have a certain number of tokens together, which depends on the device.
+        None: a power of two that has no more than so many tokens together, which depends on the device.
 
     Returns
     -------
@@ -84,11 +84,11 @@ def run_batches(
     order = np.argsort([-length for length in lengths], kind="stable")
 
     def batch(start: int, size: int | None):
-        size = size or max(1, tokens // lengths[order[start]])
+        size = size or min(most, _power_of_two(tokens // lengths[order[start]]))
         return tokenizer.pad([rows[i] for i in order[start : start + size]], return_tensors="pt")
 
     engine = compiled(module, forward, dict(batch(0, 1)))
-    tokens = _TOKENS["openvino" if engine else module.device.type]
+    tokens, most = _TOKENS["openvino" if engine else module.device.type]
     if engine:
         parts = engine(_batches(batch, len(order), batch_size), done)
     else:
@@ -96,6 +96,11 @@ def run_batches(
     results = np.concatenate(parts)
     results[order] = results.copy()
     return results, batch_size
+
+
+def _power_of_two(number: int) -> int:
+    """Return the largest that isn't above the number, and 1 for none: few sizes, since each is compiled and kept."""
+    return 1 << max(0, number.bit_length() - 1)
 
 
 def _batches(batch, count: int, batch_size: int | None) -> Iterator[dict]:
