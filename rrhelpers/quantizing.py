@@ -16,16 +16,10 @@ _DECODED = 2048  # codes multiplied at a time: as float32 they then are still in
 class Quantized:
     """Vectors and their codes, from `quantize`; `search` takes it in place of the vectors.
 
-    Attributes
-    ----------
-    kind : {"int8", "binary"}
-        What a code is.
-    codes : int8 array of shape (n, d), or uint8 array of shape (n, ceil(d / 8))
-        Read-only.
-    vectors : array of shape (n, d)
-        What was compressed: the same array or memory map, not a copy.
-    rescore : int
-        For `top_k` hits the vectors of the `rescore * top_k` nearest codes are read.
+    `kind` says what a code is; `codes` are int8 of shape (n, d), or bits packed into uint8 of shape
+    (n, ceil(d / 8)), and read-only; `vectors` are what was compressed, of shape (n, d): the same array
+    or memory map, not a copy. For `top_k` hits the vectors of the `rescore * top_k` nearest codes are
+    read.
     """
 
     kind: str
