@@ -33,7 +33,7 @@ class Quantized:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the codes: all that needs to be in memory."""
+        """Bytes of the codes, which are all that needs to be in memory."""
         return self.codes.nbytes
 
     def weights(self, queries: np.ndarray) -> torch.Tensor:
