@@ -14,10 +14,11 @@ there whole; a file whose digest doesn't fit is reported and computed again.
 
 import hashlib
 import os
+import secrets
 import shutil
-import tempfile
 import time
 import warnings
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -110,22 +111,21 @@ class BlockCache:
             return
         path = self._path(key)
         payload = save({name: np.ascontiguousarray(array) for name, array in block.items()})
-        temporary = None
+        temporary = path.with_name(f"{key}.{secrets.token_hex(4)}.tmp")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
-                temporary = file.name
-                file.write(hashlib.sha256(payload).digest() + payload)
+            temporary.write_bytes(hashlib.sha256(payload).digest() + payload)
             os.replace(temporary, path)
         except OSError as error:
             self._writable = False
-            if temporary:
-                Path(temporary).unlink(missing_ok=True)
             warnings.warn(
                 f"cannot write to the cache folder {self.folder} ({error.strerror or error}): going on without; "
                 "vectors are returned but won't be found next time",
                 stacklevel=4,
             )
+        finally:  # it is still there when writing failed or was interrupted
+            with suppress(OSError):
+                temporary.unlink()
 
     def _path(self, key: str) -> Path:
         return self.folder / key[:2] / f"{key}.vectors"

@@ -112,7 +112,7 @@ def load_sparse_encoder(name: str = "sparse", *, device=None, dtype=None):
     if adapter is None:
         model = _load(SparseEncoder, folder, device, dtype)
     else:
-        with _quiet():
+        with quiet():
             model = embedded_sparse(folder, adapter, pick_device(device)).to(dtype)
     if one.max_length:
         model.max_seq_length = one.max_length
@@ -221,7 +221,7 @@ def _load(kind, folder: Path, device, dtype, *, safe: bool = True, **options):
     device = pick_device(device)
     # What isn't safetensors transformers reads with torch.load(weights_only=True).
     kwargs = {"dtype": dtype or pick_dtype(device), "use_safetensors": safe}
-    with _quiet():
+    with quiet():
         return kind(
             str(folder), device=str(device), local_files_only=True, trust_remote_code=False, model_kwargs=kwargs,
             **options,
@@ -229,7 +229,7 @@ def _load(kind, folder: Path, device, dtype, *, safe: bool = True, **options):
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Hold back the libraries' notes on an embedder read as a cross-encoder with a new head: we fill it next."""
     from transformers.utils import logging as transformers_logging
 

@@ -23,7 +23,7 @@ def rerank(
     top_k: int | None = None,
     score: str = "logit",
     fuse: bool = True,
-    batch_size: int = 32,
+    batch_size: int | None = None,
     progress: bool | None = None,
 ) -> list[Hit] | list[list[Hit]]:
     """Order hits anew by a cross-encoder's score of query and passage read together.
@@ -50,8 +50,9 @@ def rerank(
         fusion (``reranker.model.config.fusion``) and for lists with a retrieval score beyond ±1,
         which can't be a cosine (BM25). Pass False for other scores within ±1. On weighted sums of
         scores against other ways of fusing, see https://arxiv.org/abs/2210.11934.
-    batch_size : int
-        Pairs in a forward pass; halved by itself when the device's memory is full.
+    batch_size : int, optional
+        Pairs in a forward pass; by default as many as suit the device, fewer of long ones. Halved by
+        itself when the device's memory is full.
     progress : bool, optional
         Show a progress bar; by default from 256 pairs on.
 
@@ -76,8 +77,9 @@ def rerank(
     """
     if score not in ("logit", "probability"):
         raise ValueError(f"score is {score!r}; use 'logit' or 'probability'")
-    if batch_size < 1 or (top_k is not None and top_k < 1):
-        raise ValueError(f"batch_size and top_k must be at least 1, not {batch_size} and {top_k}")
+    for name, value in (("batch_size", batch_size), ("top_k", top_k)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name} must be at least 1, not {value}")
     single = isinstance(query, str | bytes) or not isinstance(query, Iterable)
     queries, lists = ([query], [hits]) if single else (list(query), list(hits))
     if len(queries) != len(lists):
@@ -116,7 +118,7 @@ def _fused(logits: np.ndarray, hits: Sequence[Hit], fusion: dict | None) -> np.n
     return fusion["logit"] * logits + fusion["cosine"] * cosines + fusion["bias"]
 
 
-def _logits(reranker, pairs: list[tuple[str, str]], batch_size: int, progress: bool | None) -> np.ndarray:
+def _logits(reranker, pairs: list[tuple[str, str]], batch_size: int | None, progress: bool | None) -> np.ndarray:
     if not pairs:
         return np.zeros(0)
     outputs = reranker.model.config.num_labels
@@ -128,7 +130,7 @@ def _logits(reranker, pairs: list[tuple[str, str]], batch_size: int, progress: b
     hidden = not (len(pairs) >= _PROGRESS_FROM if progress is None else progress)
     with tqdm(total=len(pairs), desc="rerank", unit="pair", disable=hidden) as bar:
         logits, _ = run_batches(
-            lambda features: model(**features).logits[:, 0], tokenizer, rows, batch_size, model.device, bar.update
+            lambda features: model(**features).logits[:, 0], model, tokenizer, rows, batch_size, bar.update
         )
         logits = logits.astype(np.float64)
     if cut.any():

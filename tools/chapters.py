@@ -19,14 +19,15 @@ VARIES = "nbval-ignore-output"
 WIDGET_STATE = "application/vnd.jupyter.widget-state+json"
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 
-# One environment for every execution: no network, and one precision, so that the figures that a
-# chapter prints are the same on every CPU.
+# One environment for every execution: no network, one precision and one engine, so that the figures that
+# a chapter prints are the same on every CPU.
 ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "TOKENIZERS_PARALLELISM": "false",
     "RRHELPERS_PROFILE": "embedded",
     "RRHELPERS_PRECISION": "float32",
+    "RRHELPERS_ENGINE": "torch",
     "PYDEVD_DISABLE_FILE_VALIDATION": "1",
     # Two chapters run at a time: each gets half of the cores, or they would wait for each other.
     "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 2) // 2)),

@@ -11,7 +11,9 @@ from time import monotonic
 
 from chapters import ENVIRONMENT, ROOT, notebooks
 
-KINDS = ("lint", "unit", "nbval", "hub", "browser")
+KINDS = ("lint", "unit", "engine", "nbval", "hub", "browser")
+# What encodes and reranks must hold with the optional engine, too; tests that look into the forward pass are left out.
+ENGINE_TESTS = [f"tests/unit/test_{name}.py" for name in ("openvino", "encode", "rerank", "adapters", "faults")]
 
 
 def main() -> None:
@@ -65,7 +67,11 @@ def pytest(kind: str, folder: Path, environment) -> tuple[int, int, int]:
         command += ["no:cacheprovider", f"--nbval-sanitize-with={ROOT / 'tests/notebooks/sanitize.cfg'}"]
         command += ["-n2", "--dist=loadfile", str(alone)]
     else:
+        if kind == "engine":
+            # OpenVINO lies in a folder of its own: nothing else in .venv is to find it.
+            environment |= {"RRHELPERS_ENGINE": "openvino", "PYTHONPATH": str(ROOT / ".venv" / "bench")}
         command += {
+            "engine": ["-n2", "--dist=loadfile", "-k", "not out_of_memory and not by_default", *ENGINE_TESTS],
             "unit": ["-n2", "--dist=loadfile", "tests/unit", "tests/notebooks"],
             "hub": ["-n2", "tests/hub"],  # they wait for refused connections most of the time
             "browser": ["tests/browser"],

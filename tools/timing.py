@@ -29,9 +29,9 @@ def timed(work) -> float:
     return perf_counter() - started
 
 
-def in_turn(works: dict, rounds: int) -> dict[str, list[float]]:
-    """Return the seconds of each work in every round, after a round that isn't counted."""
-    for work in works.values():
+def in_turn(works: dict, rounds: int, *, warm_up: bool = True) -> dict[str, list[float]]:
+    """Return the seconds of each work in every round, after a round that isn't counted, if there is to be one."""
+    for work in works.values() if warm_up else ():
         work()
     seconds = {name: [] for name in works}
     for _ in range(rounds):

@@ -97,6 +97,22 @@ def test_the_table_of_all_models_is_what_was_measured(monkeypatch):
     assert measured["sparse, active word pieces"]["a passage"] < 0.01 * measured["sparse, active word pieces"]["of"]
 
 
+def test_the_table_of_speed_is_what_was_measured(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "bench")
+    from speed import BEGIN, END, picture, table
+
+    measured = json.loads((ROOT / "bench" / "speed.json").read_text())
+    page = (ROOT / "book" / "speed.md").read_text(encoding="utf-8")
+    assert page.partition(BEGIN)[2].partition(END)[0].strip() == table(measured)
+    assert (ROOT / "assets" / "search-over-n.svg").read_text(encoding="utf-8") == picture(measured)
+    encode = measured["encode"]
+    assert set(encode["ratio"]) == {"rrhelpers", "rrhelpers, OpenVINO"}
+    assert min(encode["lowest cosine"].values()) > 0.999
+    assert min(encode["first ten the same"].values()) > 0.99
+    assert all(middle > 2 for own in (encode, *measured["rerank"].values()) for middle, _, _ in own["ratio"].values())
+    assert all(own["ratio"][0] > 2 and own["ids the same"] > 0.999 for own in measured["search"].values())
+
+
 @pytest.mark.parametrize(("role", "baseline"), [("sparse", "BM25"), ("late-interaction", "bi-encoder")])
 def test_the_figures_of_what_was_fitted_are_those_measured(role, baseline):
     measured = json.loads((RERANKER.parent / role / "training.json").read_text())

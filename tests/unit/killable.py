@@ -6,6 +6,7 @@ Importing torch takes seconds and forking doesn't, so a test can start and kill 
 """
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -36,6 +37,7 @@ def start(server) -> int:
 
 def main() -> None:
     """Serve until standard input ends."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a process in the background may have it ignored
     torch.set_num_threads(1)  # no thread pool, so forking is safe
     encoding.BLOCK = 16
     folder, cache, out = sys.argv[1:]
@@ -44,7 +46,9 @@ def main() -> None:
         child = os.fork()
         if child == 0:
             try:
-                rr.encode(model, texts(), cache=cache, out=out, progress=False)
+                rr.encode(model, iter(texts()), cache=cache, out=out, progress=False)
+            except KeyboardInterrupt:
+                os._exit(1)
             except BaseException as error:
                 Path(out).with_suffix(".error").write_text(repr(error))
             os._exit(0)

@@ -1,5 +1,6 @@
 """Encoding: right vectors, clear errors, and what it takes for texts."""
 
+import re
 import warnings
 
 import datasets
@@ -153,6 +154,63 @@ def test_large_results_move_to_a_memory_map(model, texts, monkeypatch):
     vectors = rr.encode(model, texts[:50], cache=False)
     assert isinstance(vectors, np.memmap)
     assert vectors == pytest.approx(rr.encode(model, texts[:50], cache=False), abs=1e-6)
+
+
+def test_by_default_a_batch_has_so_many_tokens(model, texts, monkeypatch):
+    shapes = []
+    real = type(model).forward
+
+    def watched(self, features, **kwargs):
+        shapes.append(tuple(features["input_ids"].shape))
+        return real(self, features, **kwargs)
+
+    expected = rr.encode(model, texts[:64], batch_size=7)
+    monkeypatch.setattr(type(model), "forward", watched)
+    monkeypatch.setitem(batching._TOKENS, "cpu", (100, 8))
+    assert rr.encode(model, texts[:64]) == pytest.approx(expected, abs=1e-6)
+    assert all(rows * length <= 100 < 2 * rows * length or rows == 8 for rows, length in shapes[:-1])
+    assert {rows for rows, _ in shapes[:-1]} == {1, 2, 4, 8}
+    assert sum(rows for rows, _ in shapes) == 64
+
+
+def test_a_text_longer_than_a_batch_has_tokens_goes_alone(model, monkeypatch):
+    monkeypatch.setitem(batching._TOKENS, "cpu", (3, 64))
+    assert rr.encode(model, ["one two three four", "five"]).shape == (2, 384)
+
+
+def bar(capsys) -> str:
+    """Return the last state of the progress bar."""
+    return re.split(r"[\r\n]+", capsys.readouterr().err.strip())[-1]
+
+
+def test_the_bar_of_a_generator_knows_the_total_that_it_is_told(small, texts, capsys):
+    expected = rr.encode(small, texts, cache=False, progress=True)
+    assert "100%" in bar(capsys)
+    for total, shown in ((300, " 300/300 ["), (1000, " 300/1000 ["), (100, " 300text ["), (None, " 300text [")):
+        vectors = rr.encode(small, iter(texts), total=total, cache=False)
+        assert (vectors == expected).all()
+        assert shown in bar(capsys)
+    rr.encode(small, texts, total=7, cache=False)
+    assert " 300/300 [" in bar(capsys), "a list's own length counts"
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_texts_from_the_cache_do_not_count_towards_the_rate(small, texts, tmp_path, capsys, monkeypatch):
+    rr.encode(small, iter(texts[:160]), cache=tmp_path)
+    assert "from the cache" not in bar(capsys)
+    rr.encode(small, iter(texts[:160]), cache=tmp_path)
+    assert "?text/s, 160 from the cache]" in bar(capsys)
+    bars, real = [], encoding._bar
+    monkeypatch.setattr(encoding, "_bar", lambda *options: bars.append(real(*options)) or bars[-1])
+    rr.encode(small, iter(texts), cache=tmp_path, total=300)
+    assert (bars[0].n, bars[0].initial) == (300, 160)
+    assert re.search(r"300/300 .*\dtext/s, 160 from the cache", bar(capsys))
+
+
+@pytest.mark.parametrize(("total", "error"), [(-1, ValueError), (1.5, TypeError), ("9", TypeError), (True, TypeError)])
+def test_total_must_make_sense(model, total, error):
+    with pytest.raises(error, match="total"):
+        rr.encode(model, iter(["text"]), total=total)
 
 
 def test_batch_size_must_make_sense(model):

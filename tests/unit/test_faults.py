@@ -1,5 +1,6 @@
 """What may go wrong while encoding: errors, damaged files, full disks, two at once, leftovers. Nothing is lost."""
 
+import fcntl
 import hashlib
 import os
 import resource
@@ -164,6 +165,38 @@ def test_leftovers_of_killed_runs_are_swept(small, texts, tmp_path):
     rr.encode(small, texts, cache=tmp_path)
     assert not old.exists()
     assert new.exists(), "another process may still be writing this one"
+
+
+def test_leftovers_beside_the_output_are_swept(small, texts, tmp_path):
+    """Those of killed runs at once; that of another run that goes on never."""
+    names = ("vectors.npy.dead.tmp", "vectors.npy.live.tmp", "other.npy.dead.tmp")
+    dead, live, other = (tmp_path / name for name in names)
+    for path in (dead, live, other):
+        path.write_bytes(b"half a file")
+    with live.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        rr.encode(small, texts, out=tmp_path / "vectors.npy")
+    assert sorted(tmp_path.glob("*.tmp")) == sorted([live, other])
+
+
+def test_an_output_that_cannot_be_put_in_its_place(small, texts, tmp_path):
+    (tmp_path / "vectors.npy").mkdir()
+    with pytest.raises(IsADirectoryError):
+        rr.encode(small, texts, out=tmp_path / "vectors.npy")
+    assert list(tmp_path.glob("*.tmp")) == []
+
+
+@pytest.mark.parametrize("writable", [True, False])
+def test_a_nameless_map_needs_no_cache_folder(small, texts, own_cache, monkeypatch, writable):
+    if not writable:
+        monkeypatch.setenv("RRHELPERS_CACHE", "/sys/rrhelpers")
+    monkeypatch.setattr(encoding, "_MEMORY_LIMIT", 1)
+    vectors = rr.encode(small, texts, cache=False)
+    assert isinstance(vectors, np.memmap)
+    assert not vectors.flags.writeable
+    assert own_cache.exists() == writable
+    assert list(own_cache.glob("*")) == []
+    assert (vectors == rr.encode(small, texts, cache=False, out=own_cache.parent / "vectors.npy")).all()
 
 
 def test_clear_cache(small, texts, own_cache):
