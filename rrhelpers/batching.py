@@ -14,6 +14,9 @@ from .engine import compiled
 # longer than 16, and 16 short queries longer than 64. OpenVINO gives each core a batch of its own, so that even a short
 # list must make several. A GPU wants enough work to hide what starting it costs.
 _TOKENS = {"cpu": (4096, 64), "openvino": (1024, 64), "mps": (16_384, 512), "cuda": (65_536, 1024)}
+# Widths are multiples of this, and sizes powers of two: PyTorch and OpenVINO keep what they compile for every shape of
+# batch, a MB of it for large ones.
+_STEP = 4
 _CHARACTERS = 1 << 20  # tokenized at a time
 
 
@@ -85,9 +88,10 @@ def run_batches(
 
     def batch(start: int, size: int | None):
         size = size or min(most, _power_of_two(tokens // lengths[order[start]]))
-        return tokenizer.pad([rows[i] for i in order[start : start + size]], return_tensors="pt")
+        width = min(lengths[order[0]], -(-lengths[order[start]] // _STEP) * _STEP)
+        return _padded(tokenizer, [rows[i] for i in order[start : start + size]], width)
 
-    engine = compiled(module, forward, dict(batch(0, 1)))
+    engine = compiled(module, forward, batch(0, 1))
     tokens, most = _TOKENS["openvino" if engine else module.device.type]
     if engine:
         parts = engine(_batches(batch, len(order), batch_size), done)
@@ -98,8 +102,21 @@ def run_batches(
     return results, batch_size
 
 
+def _padded(tokenizer, rows: list[dict], width: int) -> dict[str, torch.Tensor]:
+    """Return rows as one batch: `tokenizer.pad` in an eighth of its time, which was 2 to 4% of a whole run's."""
+    padding = {"input_ids": tokenizer.pad_token_id or 0, "token_type_ids": tokenizer.pad_token_type_id}
+    batch = {}
+    for name in rows[0]:
+        lines = np.full((len(rows), width), padding.get(name, 0))
+        for line, row in zip(lines, rows, strict=True):
+            used = slice(width - len(row[name]), None) if tokenizer.padding_side == "left" else slice(len(row[name]))
+            line[used] = row[name]
+        batch[name] = torch.from_numpy(lines)
+    return batch
+
+
 def _power_of_two(number: int) -> int:
-    """Return the largest that isn't above the number, and 1 for none: few sizes, since each is compiled and kept."""
+    """Return the largest that isn't above the number, and 1 for none."""
     return 1 << max(0, number.bit_length() - 1)
 
 
@@ -118,7 +135,8 @@ def _with_torch(forward, device, batch, count: int, batch_size: int | None, done
         size = len(features["input_ids"])
         try:
             with torch.inference_mode():
-                parts.append(forward(features.to(device)).float().cpu().numpy())
+                on_device = {name: tensor.to(device) for name, tensor in features.items()}
+                parts.append(forward(on_device).float().cpu().numpy())
         except (torch.OutOfMemoryError, RuntimeError) as error:
             if not _is_out_of_memory(error) or size == 1:
                 raise

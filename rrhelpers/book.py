@@ -1,9 +1,12 @@
 """What the chapters share and no search needs: figures, quizzes, and the published results."""
 
 import json
+from base64 import b64decode
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
+
+import numpy as np
 
 from .registry import profile
 
@@ -149,11 +152,15 @@ def show(figure, name: str, alt: str, digits: int = 4) -> None:
 
 
 def _rounded(value, digits: int):
+    if isinstance(value, dict) and "bdata" in value:  # an array, which Plotly 6 and later hands over in base64
+        array = np.frombuffer(b64decode(value["bdata"]), value["dtype"])
+        shape = [int(length) for length in value.get("shape", "-1").split(",")]
+        return _rounded(array.reshape(shape).tolist(), digits)
     if isinstance(value, dict):
         return {key: _rounded(item, digits) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_rounded(item, digits) for item in value]
-    if hasattr(value, "tolist"):  # numpy arrays and numbers
+    if hasattr(value, "tolist"):  # NumPy's numbers, and arrays where Plotly is older
         return _rounded(value.tolist(), digits)
     return float(f"{value:.{digits}g}") if isinstance(value, float) else value
 

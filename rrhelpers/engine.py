@@ -1,9 +1,9 @@
 """A faster forward pass on a CPU: OpenVINO, where it is installed (``pip install openvino``).
 
 A model stays the PyTorch object that it is. What is compiled is its forward pass, as `torch.jit.trace`
-records it once and OpenVINO's PyTorch frontend translates it (https://docs.openvino.ai): attention,
-LayerNorm and GELU become single operations over memory laid out for this processor, and several
-batches are under way at a time. It has the model's own precision, and is used only after it agreed with
+records it once and OpenVINO's PyTorch frontend translates it (https://docs.openvino.ai): attention
+becomes a single operation, GELU a part of the product before it, weights are laid out for this processor,
+and several batches are under way at a time. It has the model's own precision, and is used only after it agreed with
 PyTorch. A model that changes, by training or by an adapter, is compiled anew.
 
 `RRHELPERS_ENGINE` chooses: ``auto`` (if it is there), ``torch`` (never), ``openvino`` (an error without).

@@ -173,6 +173,25 @@ def test_by_default_a_batch_has_so_many_tokens(model, texts, monkeypatch):
     assert sum(rows for rows, _ in shapes) == 64
 
 
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_padding_is_the_tokenizer_s(small, texts, side, monkeypatch):
+    monkeypatch.setattr(small.tokenizer, "padding_side", side)
+    rows, _ = batching.tokenize(small.tokenizer, [*texts[:9], ("a query", "a passage")], 64, "longest_first")
+    theirs = small.tokenizer.pad(rows, return_tensors="pt", padding_side=side)
+    ours = batching._padded(small.tokenizer, rows, theirs["input_ids"].shape[1])
+    assert ours.keys() == theirs.keys()
+    for name, values in theirs.items():
+        assert torch.equal(ours[name], values), name
+
+
+def test_batches_have_few_shapes_and_no_text_is_padded_beyond_the_longest(small, monkeypatch):
+    shapes, padded = [], batching._padded
+    monkeypatch.setattr(batching, "_padded", lambda *given: shapes.append(given[2]) or padded(*given))
+    texts = ["read " * length for length in range(1, 16) for _ in range(64)]  # of 3 to 17 tokens
+    rr.encode(small, texts, cache=False, progress=False)
+    assert set(shapes) == {4, 8, 12, 16, 17}
+
+
 def test_a_text_longer_than_a_batch_has_tokens_goes_alone(model, monkeypatch):
     monkeypatch.setitem(batching._TOKENS, "cpu", (3, 64))
     assert rr.encode(model, ["one two three four", "five"]).shape == (2, 384)

@@ -72,3 +72,10 @@ def test_tokens_of_long_texts_are_not_held_at_once(small, monkeypatch):
     rows, cut = results[0]
     assert rows == expected * 60
     assert cut.all()
+
+
+def test_search_takes_as_much_as_its_docstring_says(unit_vectors):
+    corpus, queries = unit_vectors(100_000, 384, seed=0), unit_vectors(256, 384, seed=1)
+    rr.search(queries, corpus[:1000])  # what a first call loads isn't counted
+    assert growth(lambda: rr.search(queries, corpus)) < 150
+    assert growth(lambda: rr.search(queries[:1], corpus)) < 60
