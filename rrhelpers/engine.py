@@ -44,7 +44,8 @@ class Compiled:
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         }
         self._model = Core().compile_model(graph, "CPU", settings)
-        self._at_a_time = self._model.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
+        # Twice as many as run: where one ends, the next is there.
+        self._at_a_time = 2 * self._model.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
 
     def __call__(self, batches: Iterable[dict], done: Callable[[int], object]) -> list[np.ndarray]:
         """Return the results of batches of features, in their order; `done(n)` is called after every batch of n."""

@@ -113,6 +113,21 @@ def test_the_table_of_speed_is_what_was_measured(monkeypatch):
     assert all(own["ratio"][0] > 2 and own["ids the same"] > 0.999 for own in measured["search"].values())
 
 
+def test_the_table_of_memory_is_what_was_measured(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "bench")
+    from memory import BEGIN, END, table
+
+    measured = json.loads((ROOT / "bench" / "memory.json").read_text())
+    page = (ROOT / "book" / "speed.md").read_text(encoding="utf-8")
+    assert page.partition(BEGIN)[2].partition(END)[0].strip() == table(measured)
+    short, long, again = measured["runs"].values()
+    assert (short["texts"], long["texts"], again["texts"]) == (20_000, 200_000, 200_000)
+    assert max(run["MB"] for run in measured["runs"].values()) < 1500
+    assert long["MB"] < short["MB"] + 60, "ten times as many vectors are 276 MB more"
+    assert 0.4 < again["from the cache"] / again["texts"] < 0.6
+    assert again["seconds"] < 0.75 * long["seconds"]
+
+
 @pytest.mark.parametrize(("role", "baseline"), [("sparse", "BM25"), ("late-interaction", "bi-encoder")])
 def test_the_figures_of_what_was_fitted_are_those_measured(role, baseline):
     measured = json.loads((RERANKER.parent / role / "training.json").read_text())
