@@ -58,9 +58,9 @@ def quantize(vectors: np.ndarray, kind: str = "int8", *, rescore: int | None = N
     the nearest few, from a memory map for instance, to score them exactly. Codes are those of
     `sentence_transformers.quantization.quantize_embeddings`: for int8 each dimension's range in this
     corpus is cut into 256 equal steps, for binary a bit says whether a number is above 0. Queries stay
-    as they are, which takes longer than comparing bits with bits, but finds more. What codes save is memory: a
-    search takes about as long as one through the vectors, and longer with many queries. The book's page on speed
-    shows what they miss.
+    as they are, which takes longer than comparing bits with bits, but finds more. What codes save is memory, not
+    time: a search takes about twice as long as one through vectors in memory. The book's page on speed shows that,
+    and what is missed.
 
     Parameters
     ----------
