@@ -10,6 +10,8 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from datasets import Dataset
+
 from .backbone import adapter_folder
 from .hits import Hit
 from .papers import load_papers
@@ -60,8 +62,6 @@ def load_queries(split: str | None = None):
     ValueError
         If there is no such split.
     """
-    from datasets import Dataset
-
     _check(split, SPLITS)
     rows = _lines(_QUERIES / "queries.jsonl")
     return Dataset.from_list([row for row in rows if split in (None, row["split"])])
@@ -208,8 +208,6 @@ def load_pairs(split: str | None = None):
     ValueError
         If there is no such split.
     """
-    from datasets import Dataset
-
     _check(split, PAIR_SPLITS)
     return Dataset.from_list([row for row in _lines(_PAIRS / "pairs.jsonl") if split in (None, row["split"])])
 

@@ -8,6 +8,12 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+from safetensors.torch import load_file
+from sentence_transformers import CrossEncoder, SentenceTransformer, SparseEncoder
+from sentence_transformers.models import Pooling
+from transformers.utils import logging as transformers_logging
+
 from .backbone import adapter_folder, backbone_folder, merge_adapter
 from .device import pick_device, pick_dtype
 from .hub import snapshot
@@ -40,9 +46,6 @@ def load_bi_encoder(name: str = "bi-encoder", *, device=None, dtype=None):
     ValueError
         If the embedded backbone is not the published file.
     """
-    from sentence_transformers import SentenceTransformer
-    from sentence_transformers.models import Pooling
-
     one, folder = resolve(name)
     model = _load(SentenceTransformer, folder, device, dtype, safe=not one.pickled)
     if one.pooling and not (folder / "modules.json").exists():
@@ -66,9 +69,6 @@ def load_reranker(name: str = "reranker", *, device=None, dtype=None):
     sentence_transformers.CrossEncoder
         Its own ``predict`` gives the scale that the registry states for it.
     """
-    import torch
-    from sentence_transformers import CrossEncoder
-
     one, folder = resolve(name)
     adapter = adapter_folder(one)
     device = pick_device(device)
@@ -103,9 +103,6 @@ def load_sparse_encoder(name: str = "sparse", *, device=None, dtype=None):
         Use its ``encode_query`` and ``encode_document``; a plain ``encode`` takes texts for passages.
         Logits take 31 MB a passage at full length, so keep ``batch_size`` small.
     """
-    import torch
-    from sentence_transformers import SparseEncoder
-
     one, folder = resolve(name)
     dtype = dtype or torch.float32
     adapter = adapter_folder(one)
@@ -136,9 +133,6 @@ def load_late_interaction(name: str = "late-interaction", *, device=None, dtype=
     ImportError
         If sentence-transformers is older than 6.0, which brought the class.
     """
-    import torch
-    from safetensors.torch import load_file
-
     try:
         from sentence_transformers import MultiVectorEncoder
     except ImportError:
@@ -160,9 +154,6 @@ def load_late_interaction(name: str = "late-interaction", *, device=None, dtype=
 
 def embedded_sparse(folder: Path, head: Path, device):
     """Return the sparse encoder of the backbone in `folder` and the head in `head`, in float32."""
-    from safetensors.torch import load_file
-    from sentence_transformers import SparseEncoder
-
     try:
         from sentence_transformers.sparse_encoder.modules import (
             Router,
@@ -231,8 +222,6 @@ def _load(kind, folder: Path, device, dtype, *, safe: bool = True, **options):
 @contextmanager
 def quiet() -> Iterator[None]:
     """Hold back the libraries' notes on an embedder read as a cross-encoder with a new head: we fill it next."""
-    from transformers.utils import logging as transformers_logging
-
     verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     theirs = logging.getLogger("sentence_transformers")
     level = theirs.level

@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+from datasets import Dataset, Features, Value, load_dataset
+
 from .hub import HubUnreachable, snapshot
 from .registry import Spec, spec
 
@@ -48,8 +50,6 @@ def load_papers(name: str = "papers"):
 
 
 def _mini():
-    from datasets import Dataset, Features, Value
-
     papers = {row["id"]: row for row in _lines(_MINI / "papers.jsonl")}
     rows = [papers[row["id"]] | row for row in _lines(_MINI / "chunks.jsonl")]
     text = Value("string")
@@ -64,8 +64,6 @@ def _lines(path: Path) -> list[dict]:
 
 
 def _from_hub(one: Spec):
-    from datasets import load_dataset
-
     folder = snapshot(one)
     files = sorted(str(path) for kind in ("*.jsonl", "*.parquet") for path in folder.rglob(kind))
     if not files:

@@ -72,7 +72,9 @@ def pytest(kind: str, folder: Path, environment) -> tuple[int, int, int]:
             environment |= {"RRHELPERS_ENGINE": "openvino", "PYTHONPATH": str(ROOT / ".venv" / "bench")}
         command += {
             "engine": ["-n2", "--dist=loadfile", "-k", "not out_of_memory and not by_default", *ENGINE_TESTS],
-            "unit": ["-n2", "--dist=loadfile", "tests/unit", "tests/notebooks"],
+            # Files in this order, those that wait for other processes first, so that neither worker is left with them.
+            "unit": ["-n2", "--dist=loadfile", "--no-loadscope-reorder", "tests/unit/test_kills.py", "tests/notebooks"]
+            + ["tests/unit"],
             "hub": ["-n2", "tests/hub"],  # they wait for refused connections most of the time
             "browser": ["tests/browser"],
         }[kind]

@@ -1,6 +1,6 @@
-"""Run `encode` in a child process for each line on standard input, and say its process id.
+"""Run `encode` in a child process for each file to write, at every line on standard input, and say their process ids.
 
-    python killable.py MODEL CACHE OUT
+    python killable.py MODEL CACHE OUT [OUT...]
 
 Importing torch takes seconds and forking doesn't, so a test can start and kill many runs.
 """
@@ -22,17 +22,17 @@ def texts(n: int = 800) -> list[str]:
     return [f"passage {i} of the reward model " + "to read a query " * (i % 9) for i in range(n)]
 
 
-def serve(folder, where, out):
+def serve(folder, where, *outs):
     """Start the process that encodes on demand."""
-    command = [sys.executable, __file__, str(folder), str(where), str(out)]
+    command = [sys.executable, __file__, str(folder), str(where), *map(str, outs)]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
-def start(server) -> int:
-    """Begin one run and return its process id."""
+def start(server) -> list[int]:
+    """Begin a run for each file to write and return their process ids."""
     server.stdin.write("go\n")
     server.stdin.flush()
-    return int(server.stdout.readline())
+    return [int(child) for child in server.stdout.readline().split()]
 
 
 def main() -> None:
@@ -40,21 +40,28 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a process in the background may have it ignored
     torch.set_num_threads(1)  # no thread pool, so forking is safe
     encoding.BLOCK = 16
-    folder, cache, out = sys.argv[1:]
+    folder, cache, *outs = sys.argv[1:]
     model = rr.load_bi_encoder(folder, device="cpu", dtype=torch.float32)
     for _ in sys.stdin:
-        child = os.fork()
-        if child == 0:
-            try:
-                rr.encode(model, iter(texts()), cache=cache, out=out, progress=False)
-            except KeyboardInterrupt:
-                os._exit(1)
-            except BaseException as error:
-                Path(out).with_suffix(".error").write_text(repr(error))
-            os._exit(0)
-        print(child, flush=True)
-        os.waitpid(child, 0)
+        children = [child(model, cache, out) for out in outs]
+        print(*children, flush=True)
+        for number in children:
+            os.waitpid(number, 0)
         print("ended", flush=True)
+    os._exit(0)  # taking torch down takes seconds
+
+
+def child(model, cache: str, out: str) -> int:
+    """Fork a process that encodes, and return its id."""
+    if number := os.fork():
+        return number
+    try:
+        rr.encode(model, iter(texts()), cache=cache, out=out, progress=False)
+    except KeyboardInterrupt:
+        os._exit(1)
+    except BaseException as error:
+        Path(out).with_suffix(".error").write_text(repr(error))
+    os._exit(0)
 
 
 if __name__ == "__main__":

@@ -184,12 +184,14 @@ def test_padding_is_the_tokenizer_s(small, texts, side, monkeypatch):
         assert torch.equal(ours[name], values), name
 
 
-def test_batches_have_few_shapes_and_no_text_is_padded_beyond_the_longest(small, monkeypatch):
+@pytest.mark.parametrize(("limit", "widest"), [(512, 20), (18, 18)])
+def test_batches_have_few_shapes_and_none_is_wider_than_the_model_takes(small, limit, widest, monkeypatch):
     shapes, padded = [], batching._padded
     monkeypatch.setattr(batching, "_padded", lambda *given: shapes.append(given[2]) or padded(*given))
     texts = ["read " * length for length in range(1, 16) for _ in range(64)]  # of 3 to 17 tokens
+    monkeypatch.setattr(small.tokenizer, "model_max_length", limit)
     rr.encode(small, texts, cache=False, progress=False)
-    assert set(shapes) == {4, 8, 12, 16, 17}
+    assert set(shapes) == {4, 8, 12, 16, widest}
 
 
 def test_a_text_longer_than_a_batch_has_tokens_goes_alone(model, monkeypatch):

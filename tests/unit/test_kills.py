@@ -75,7 +75,7 @@ def test_killed_at_random_moments(fresh_run, small):
             out.unlink()
             for path in files(where):
                 path.unlink()
-        child = start(server)
+        [child] = start(server)
         time.sleep(rng.uniform(0, whole_run / 3))
         with suppress(ProcessLookupError):
             os.kill(child, signal.SIGKILL)
@@ -101,7 +101,7 @@ def test_interrupted_at_random_moments(fresh_run, small):
     interrupted = 0
     for _ in range(INTERRUPTS):
         shutil.rmtree(where, ignore_errors=True)
-        child = start(server)
+        [child] = start(server)
         wait_for(lambda: len(files(where)) >= 2)
         time.sleep(rng.uniform(0, 0.05))
         os.kill(child, signal.SIGINT)

@@ -3,6 +3,8 @@
 import json
 import re
 import shutil
+import subprocess
+import sys
 import warnings
 
 import numpy as np
@@ -12,16 +14,22 @@ import torch
 import rrhelpers as rr
 from rrhelpers import backbone, models, registry
 
+WATCH = "seen = []; gc.callbacks.append(lambda phase, info: seen.append(phase))"
 PAIRS = [("How many people live in Berlin?", "Berlin is well known for its museums."), ("a query", "a passage " * 30)]
 
 
 def test_importing_is_cheap(tmp_path):
-    import subprocess
-    import sys
-
     code = "import sys, rrhelpers; print([m for m in ('torch', 'datasets', 'transformers') if m in sys.modules])"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(("before", "frozen"), [("gc.disable()", 0), ("gc.freeze()", 1), ("gc.enable()", 0)])
+def test_importing_leaves_the_garbage_collector_as_it_was(before, frozen):
+    code = f"import gc, rrhelpers; {before}; was = gc.isenabled(); {WATCH}; rrhelpers.rbo; "
+    code += "print(len(seen) < 10, gc.isenabled() == was, min(1, gc.get_freeze_count()))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == f"True True {frozen}"
 
 
 def test_every_public_name_is_there_and_documented():
