@@ -15,6 +15,9 @@ KINDS = ("lint", "unit", "engine", "nbval", "hub", "browser")
 # What encodes and reranks must hold with the optional engine, too; tests that look into the forward pass are left out.
 ENGINE_TESTS = [f"tests/unit/test_{name}.py" for name in ("openvino", "encode", "rerank", "adapters", "faults")]
 
+# In this order: what waits for other processes comes first, so that neither worker is left alone with it.
+UNIT_TESTS = ["tests/unit/test_kills.py", "tests/notebooks", "tests/unit"]
+
 
 def main() -> None:
     """Run the kinds named on the command line, or all."""
@@ -72,9 +75,7 @@ def pytest(kind: str, folder: Path, environment) -> tuple[int, int, int]:
             environment |= {"RRHELPERS_ENGINE": "openvino", "PYTHONPATH": str(ROOT / ".venv" / "bench")}
         command += {
             "engine": ["-n2", "--dist=loadfile", "-k", "not out_of_memory and not by_default", *ENGINE_TESTS],
-            # Files in this order, those that wait for other processes first, so that neither worker is left with them.
-            "unit": ["-n2", "--dist=loadfile", "--no-loadscope-reorder", "tests/unit/test_kills.py", "tests/notebooks"]
-            + ["tests/unit"],
+            "unit": ["-n2", "--dist=loadfile", "--no-loadscope-reorder", *UNIT_TESTS],
             "hub": ["-n2", "tests/hub"],  # they wait for refused connections most of the time
             "browser": ["tests/browser"],
         }[kind]
