@@ -74,7 +74,7 @@ def __getattr__(name: str):
 def _import(module: str) -> ModuleType:
     """Import a module and what it needs, and keep Python's garbage collector from looking on.
 
-    torch and its friends make a million objects. The collector would go through them again and
+    torch and its friends make half a million objects. The collector would go through them again and
     again as they come, and once more soon afterwards: a quarter of the time until a first search.
     """
     collecting, frozen = gc.isenabled(), gc.get_freeze_count()
