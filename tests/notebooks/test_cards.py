@@ -35,6 +35,15 @@ def test_the_held_out_figures_are_those_measured():
     assert measured["gain_95%"][0] > 0.05
 
 
+def test_the_kept_seed_is_the_best_on_dev_and_the_others_are_told():
+    measured = json.loads((RERANKER / "training.json").read_text())
+    gains = {row["seed"]: row["dev"]["gain"] for row in measured["seeds"]}
+    assert gains[measured["kept"]] == max(gains.values())
+    for row in measured["seeds"]:
+        for value in (row["dev"]["reranked_mrr@10"], row["dev"]["gain"], *row["dev"]["gain_95%"]):
+            assert figure(value, 4) in CARDS, row["seed"]
+
+
 def test_the_figures_from_elsewhere_are_those_measured():
     for name, measured in json.loads((RERANKER / "elsewhere.json").read_text()).items():
         assert figure(measured["bi_encoder"], 3) in CARDS, name
