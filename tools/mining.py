@@ -15,6 +15,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+import rrhelpers as rr
+
 ROOT = Path(__file__).parents[1]
 CHUNK_WORDS = 150
 NEGATIVES = 3
@@ -71,17 +73,12 @@ def load_papers(model, path: Path, work: Path, count: int = 8000) -> Papers:
         raise SystemExit(f"{count} papers are held-out ones only: take more, none is left to train on")
     pieces = [(piece, n) for n, paper in enumerate(chosen) for text in paper["passages"] for piece in chunk(text)]
     chunks, owner = map(list, zip(*pieces, strict=True))
-    return Papers(chosen, chunks, np.array(owner), encode(model, chunks, "chunks", work))
+    return Papers(chosen, chunks, np.array(owner), encode(model, chunks, work))
 
 
-def encode(model, texts: list[str], name: str, work: Path) -> np.ndarray:
-    """Encode once; later calls with the same texts read the file."""
-    digest = hashlib.sha256("\0".join(texts).encode("utf-8", "replace")).hexdigest()[:16]
-    path = work / f"{name}-{digest}.npy"
-    if not path.exists():
-        vectors = model.encode(texts, batch_size=32, normalize_embeddings=True, show_progress_bar=True)
-        np.save(path, np.asarray(vectors, dtype=np.float32))
-    return np.load(path)
+def encode(model, texts: list[str], work: Path) -> np.ndarray:
+    """Encode once; later calls with the same texts read the file in `work`."""
+    return np.array(rr.encode(model, texts, cache=work))  # in memory, and writable: for torch
 
 
 def top_ranks(queries: np.ndarray, corpus: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -120,7 +117,7 @@ def questions(model, papers: Papers, work: Path, rng, per_paper: int = 4) -> lis
     for number in papers.numbers("train"):
         own = papers.papers[number]["questions"]
         asked += [(q, number) for q in [*rng.sample(own, min(per_paper, len(own))), papers.papers[number]["title"]]]
-    queries = encode(model, [q for q, _ in asked], "questions", work)
+    queries = encode(model, [q for q, _ in asked], work)
     return group(asked, queries, papers.chunks, papers.owner, papers.vectors, rng)
 
 
@@ -130,8 +127,8 @@ def xquad(model, path: Path, work: Path, rng) -> list[Group]:
     paragraphs = [p for article in articles for p in article["paragraphs"]]
     texts = [" ".join(p["context"].split()[:CHUNK_WORDS]) for p in paragraphs]
     asked = [(q["question"], n) for n, p in enumerate(paragraphs) for q in p["qas"]]
-    queries = encode(model, [q for q, _ in asked], "xquad-q", work)
-    return group(asked, queries, texts, np.arange(len(texts)), encode(model, texts, "xquad-p", work), rng)
+    queries = encode(model, [q for q, _ in asked], work)
+    return group(asked, queries, texts, np.arange(len(texts)), encode(model, texts, work), rng)
 
 
 def trec_qa(model, path: Path, work: Path, rng) -> list[Group]:
@@ -146,8 +143,8 @@ def trec_qa(model, path: Path, work: Path, rng) -> list[Group]:
         if len(s["0"]) >= NEGATIVES
         for positive in s["1"]
     ]
-    queries = encode(model, [q for q, _ in drawn], "trecqa-q", work)
-    passages = encode(model, [p for _, four in drawn for p in four], "trecqa-p", work)
+    queries = encode(model, [q for q, _ in drawn], work)
+    passages = encode(model, [p for _, four in drawn for p in four], work)
     cosines = np.einsum("qd,qnd->qn", queries, passages.reshape(len(drawn), NEGATIVES + 1, -1))
     return [Group(q, four, list(map(float, c))) for (q, four), c in zip(drawn, cosines, strict=True)]
 
