@@ -7,10 +7,12 @@ default. Writes `bench/quality.json` and the table between the markers of `book/
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
+from scipy.stats import spearmanr
 
 import rrhelpers as rr
 from rrhelpers.backbone import adapter_folder
@@ -22,6 +24,7 @@ from timing import in_turn, machine, put_between, spread, versions  # noqa: E402
 
 DEPTH, RERANKED = 100, 25
 ROUNDS, QUERIES, PASSAGES = 5, 20, 64  # of the timing
+SHIPPED = ("reranker", "reranker-small", "pair-scorer", "sparse", "late-interaction")
 MEASURES = ("nDCG@10", "MRR@10", "Recall@25")
 BEGIN, END = "<!-- written by make bench-quality: begin -->", "<!-- written by make bench-quality: end -->"
 
@@ -33,7 +36,8 @@ class Systems:
         self.passages = passages
         self.bm25 = bm25(passages)
         self.bi_encoder = rr.load_bi_encoder(dtype=dtype)
-        self.reranker = rr.load_reranker(dtype=dtype)
+        self.rerankers = {role: rr.load_reranker(role, dtype=dtype) for role in ("reranker-small", "reranker")}
+        self.scorer = rr.load_pair_scorer(dtype=dtype)
         self.sparse, self.late = rr.load_sparse_encoder(), rr.load_late_interaction(dtype=dtype)
         self.vectors = rr.encode(self.bi_encoder, passages, progress=False)
         if weights is None:  # those of the sparse encoder, which is in float32 always
@@ -58,9 +62,9 @@ class Systems:
             for pair in zip(best.indices.tolist(), best.values.tolist(), strict=True)
         ]
 
-    def reranked(self, queries):
+    def reranked(self, role, queries):
         """Return the bi-encoder's hits, the first 25 reranked."""
-        return reranked_run(self.reranker, queries, self.cosine(queries), self.passages)
+        return reranked_run(self.rerankers[role], queries, self.cosine(queries), self.passages)
 
     def reordered(self, queries):
         """Return the bi-encoder's hits, the first 25 ordered anew by MaxSim."""
@@ -76,8 +80,7 @@ class Systems:
             "sparse": self.words,
             "late-interaction": self.maxsim,
             "bi-encoder, then late-interaction": self.reordered,
-            "bi-encoder, then reranker": self.reranked,
-        }
+        } | {f"bi-encoder, then {role}": partial(self.reranked, role) for role in self.rerankers}
 
     def reading(self) -> dict:
         """Return what reads texts or pairs in bulk, by the model's name."""
@@ -87,7 +90,9 @@ class Systems:
             "bi-encoder": lambda: self.bi_encoder.encode(texts, show_progress_bar=False),
             "sparse": lambda: self.sparse.encode_document(texts, batch_size=8),
             "late-interaction": lambda: self.late.encode_document(texts),
-            "reranker": lambda: self.reranker.predict(pairs, show_progress_bar=False),
+        } | {
+            role: lambda model=model: model.predict(pairs, show_progress_bar=False)
+            for role, model in self.rerankers.items()
         }
 
 
@@ -109,6 +114,35 @@ def search_quality(systems: Systems, ids: list[str]) -> list[dict]:
     return rows
 
 
+def pair_quality(systems: Systems) -> dict:
+    """Return Spearman's correlation with the scores of the book's test pairs, with its 95% interval."""
+    rows = rr.load_pairs("test")
+    one, other, wanted = (np.array(rows[name]) for name in ("sentence1", "sentence2", "score"))
+    vectors = [rr.encode(systems.bi_encoder, side, progress=False) for side in (one, other)]
+    scores = {
+        "bi-encoder": (vectors[0] * vectors[1]).sum(1),
+        "pair-scorer": systems.scorer.predict(list(zip(one, other, strict=True))),
+    }
+    draws = np.random.default_rng(0).integers(0, len(wanted), (2000, len(wanted)))
+    found = {}
+    for name, values in scores.items():
+        drawn = [spearmanr(values[rows], wanted[rows])[0] for rows in draws]
+        whole = spearmanr(values, wanted)[0]
+        found[name] = [round(float(v), 4) for v in (whole, *np.percentile(drawn, [2.5, 97.5]))]
+    return {"pairs": len(wanted), "spearman": found}
+
+
+def pair_speed(systems: Systems) -> dict:
+    """Return what scores the book's test pairs, from both sentences, by the system's name."""
+    rows = rr.load_pairs("test")[: 2 * PASSAGES]
+    one, other = rows["sentence1"], rows["sentence2"]
+    pairs = list(zip(one, other, strict=True))
+    return {
+        "bi-encoder": lambda: [systems.bi_encoder.encode(side, show_progress_bar=False) for side in (one, other)],
+        "pair-scorer": lambda: systems.scorer.predict(pairs, show_progress_bar=False),
+    }
+
+
 def megabytes(role: str) -> float:
     """Return the size of what is shipped beside the backbone."""
     folder = adapter_folder(rr.spec(role))
@@ -124,6 +158,7 @@ def measure() -> dict:
     queries = rr.load_queries("test")["query"][:QUERIES]
     latency = in_turn({n: lambda find=f: [find([q]) for q in queries] for n, f in fast.all().items()}, ROUNDS)
     reading = in_turn(fast.reading(), ROUNDS)
+    scoring = in_turn(pair_speed(fast), ROUNDS)
     active = (fast.weights > 0).sum(1)
     return {
         "machine": machine(),
@@ -132,6 +167,8 @@ def measure() -> dict:
         "passages": len(passages),
         "queries": len(rr.per_query({}, rr.load_qrels("test"), ids, "nDCG@10")),
         "search": search_quality(exact, ids),
+        "sentence pairs": pair_quality(exact)
+        | {"pairs per second": {name: spread(2 * PASSAGES / np.array(s)) for name, s in scoring.items()}},
         "ms per query": {name: spread(np.array(s) / len(queries) * 1000) for name, s in latency.items()},
         "texts per second": {name: spread(PASSAGES / np.array(s)) for name, s in reading.items()},
         "sparse, active word pieces": {
@@ -140,7 +177,10 @@ def measure() -> dict:
             "of": fast.weights.shape[1],
         },
         "late-interaction, vectors a passage": round(float(np.mean([len(m) for m in fast.matrices])), 1),
-        "megabytes": {role: megabytes(role) for role in ("reranker", "sparse", "late-interaction")},
+        "times the reranker's pairs per second": spread(
+            np.array(reading["reranker"]) / np.array(reading["reranker-small"])
+        ),
+        "megabytes": {role: megabytes(role) for role in SHIPPED},
     }
 
 
@@ -162,12 +202,29 @@ def table(result: dict) -> str:
             f"| {row['MRR@10']:.3f} | {row['Recall@25']:.3f} | {ms:.0f} [{low:.0f}, {high:.0f}] "
             f"| {'' if speed is None else f'{speed[0]:.0f} [{speed[1]:.0f}, {speed[2]:.0f}]'} |"
         )
-    return "\n".join([*lines, "", how(result)])
+    return "\n".join([*lines, "", how(result), "", *pair_table(result)])
+
+
+def pair_table(result: dict) -> list[str]:
+    """Return the lines of the table of what scores sentence pairs."""
+    own = result["sentence pairs"]
+    lines = [
+        "| | beside the backbone | Spearman's correlation | pairs/s |",
+        "|---|---|---|---|",
+    ]
+    for name, (value, low, high) in own["spearman"].items():
+        size = f"{result['megabytes'][name]:.2f} MB" if name in result["megabytes"] else "nothing"
+        speed, slowest, fastest = own["pairs per second"][name]
+        lines.append(
+            f"| {name} | {size} | {value:.3f} [{low:.3f}, {high:.3f}] | {speed:.0f} [{slowest:.0f}, {fastest:.0f}] |"
+        )
+    return [*lines, "", f"{own['pairs']} test pairs of sentences about AI research, this book's own."]
 
 
 def how(result: dict) -> str:
     """Return the sentences on how the table was made."""
     active = result["sparse, active word pieces"]
+    times, least, most = result["times the reranker's pairs per second"]
     versions = ", ".join(f"{name} {number}" for name, number in result["versions"].items())
     return (
         f"{result['queries']} test queries over {result['passages']} passages. "
@@ -175,7 +232,8 @@ def how(result: dict) -> str:
         f"brackets behind speed: the slowest and the fastest of {ROUNDS} rounds that all systems took in turn. "
         f"`sparse` gives a passage {active['a passage']:.0f} of {active['of']:,} word pieces a weight, at most "
         f"{active['the most']}; `late-interaction` gives it {result['late-interaction, vectors a passage']:.0f} "
-        f"vectors. Speed: {result['machine']}, {result['precision']}, {versions}."
+        f"vectors. `reranker-small` reads {times:.1f} times [{least:.1f}, {most:.1f}] as many pairs a second as "
+        f"`reranker`. Speed: {result['machine']}, {result['precision']}, {versions}."
     )
 
 

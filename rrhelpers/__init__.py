@@ -29,6 +29,7 @@ _HOME = {
     "load_adapter": "adapters",
     "load_bi_encoder": "models",
     "load_late_interaction": "models",
+    "load_pair_scorer": "models",
     "load_pairs": "collection",
     "load_papers": "papers",
     "load_qrels": "collection",

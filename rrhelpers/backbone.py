@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -56,6 +57,15 @@ def backbone_folder() -> Path:
         except OSError:
             pass  # a read-only cache: the check is made again next time
     return folder
+
+
+def keep_layers(model, layers: Sequence[int]) -> None:
+    """Leave a BERT of transformers with some of its layers, in place: a model of as many layers, numbered anew."""
+    from torch import nn
+
+    stack = model.base_model.encoder
+    stack.layer = nn.ModuleList(stack.layer[number] for number in layers)
+    model.config.num_hidden_layers = len(layers)
 
 
 def merge_adapter(model, folder: Path) -> None:

@@ -135,7 +135,7 @@ def load_scored(role: str, split: str) -> dict[str, list[Hit]]:
     Parameters
     ----------
     role : str
-        ``reranker`` or ``late-interaction``, or an id.
+        ``reranker``, ``reranker-small`` or ``late-interaction``, or an id.
     split : {"dev", "test"}
 
     Returns

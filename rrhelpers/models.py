@@ -14,7 +14,7 @@ from sentence_transformers import CrossEncoder, SentenceTransformer, SparseEncod
 from sentence_transformers.models import Pooling
 from transformers.utils import logging as transformers_logging
 
-from .backbone import adapter_folder, backbone_folder, merge_adapter
+from .backbone import adapter_folder, backbone_folder, keep_layers, merge_adapter
 from .device import pick_device, pick_dtype
 from .hub import snapshot
 from .registry import ADAPTER_PICKLE, Spec, spec
@@ -61,32 +61,30 @@ def load_bi_encoder(name: str = "bi-encoder", *, device=None, dtype=None):
 def load_reranker(name: str = "reranker", *, device=None, dtype=None):
     """Load a cross-encoder that reranks, by role, by id, or from a folder.
 
-    Parameters and errors are those of `load_bi_encoder`. The embedded reranker is the backbone with
-    a small adapter added into its weights (LoRA, https://arxiv.org/abs/2106.09685) and a head.
+    Parameters and errors are those of `load_bi_encoder`. The embedded rerankers are the backbone
+    (``reranker``) or three of its layers (``reranker-small``) with a small adapter added into the weights
+    (LoRA, https://arxiv.org/abs/2106.09685) and a head.
 
     Returns
     -------
     sentence_transformers.CrossEncoder
         Its own ``predict`` gives the scale that the registry states for it.
     """
-    one, folder = resolve(name)
-    adapter = adapter_folder(one)
-    device = pick_device(device)
-    dtype = dtype or pick_dtype(device)
-    # An adapter is added in float32; rounding comes last.
-    model = _load(CrossEncoder, folder, device, torch.float32 if adapter else dtype, num_labels=1)
-    if adapter:
-        merge_adapter(model.model, adapter)
-        model.to(dtype)
-        fusion = adapter / "fusion.json"
-        if fusion.exists():  # how `rerank` weighs the logit with the retriever's cosine
-            model.model.config.fusion = json.loads(fusion.read_text(encoding="utf-8"))["weights"]
-    if one.max_length:
-        model.tokenizer.model_max_length = one.max_length
-        model.max_seq_length = one.max_length
-    if one.scale:
-        model.activation_fn = torch.nn.Sigmoid() if one.scale == "probability" else torch.nn.Identity()
-    return model
+    return _load_cross_encoder(name, device, dtype)
+
+
+def load_pair_scorer(name: str = "pair-scorer", *, device=None, dtype=None):
+    """Load a cross-encoder that says how far two sentences mean the same, by role, by id, or from a folder.
+
+    Parameters and errors are those of `load_bi_encoder`. The embedded one is built as the embedded reranker is.
+
+    Returns
+    -------
+    sentence_transformers.CrossEncoder
+        Its ``predict`` takes pairs of sentences and gives a number from 0 to 1 for each; five times that
+        is on the scale of the STS benchmark (https://aclanthology.org/S17-2001).
+    """
+    return _load_cross_encoder(name, device, dtype)
 
 
 def load_sparse_encoder(name: str = "sparse", *, device=None, dtype=None):
@@ -149,6 +147,29 @@ def load_late_interaction(name: str = "late-interaction", *, device=None, dtype=
     model.to(dtype)
     if one.max_length:
         model.max_seq_length = one.max_length
+    return model
+
+
+def _load_cross_encoder(name: str, device, dtype):
+    one, folder = resolve(name)
+    adapter = adapter_folder(one)
+    device = pick_device(device)
+    dtype = dtype or pick_dtype(device)
+    # An adapter is added in float32; rounding comes last.
+    model = _load(CrossEncoder, folder, device, torch.float32 if adapter else dtype, num_labels=1)
+    if one.layers:
+        keep_layers(model.model, one.layers)
+    if adapter:
+        merge_adapter(model.model, adapter)
+        model.to(dtype)
+        fusion = adapter / "fusion.json"
+        if fusion.exists():  # how `rerank` weighs the logit with the retriever's cosine
+            model.model.config.fusion = json.loads(fusion.read_text(encoding="utf-8"))["weights"]
+    if one.max_length:
+        model.tokenizer.model_max_length = one.max_length
+        model.max_seq_length = one.max_length
+    if one.scale:
+        model.activation_fn = torch.nn.Sigmoid() if one.scale == "probability" else torch.nn.Identity()
     return model
 
 

@@ -28,6 +28,8 @@ class Spec:
         ``model``, ``adapter`` or ``dataset``.
     max_length : int or None
         Tokens that the model reads; for a cross-encoder query and passage together.
+    layers : tuple of int
+        Which of the backbone's layers an embedded model has, from 0; empty for all.
     pooling : str or None
         How token vectors become one vector.
     scale : str or None
@@ -49,6 +51,7 @@ class Spec:
     revision: str | None
     kind: str = "model"
     max_length: int | None = None
+    layers: tuple[int, ...] = ()
     pooling: str | None = None
     scale: str | None = None
     query_prefix: str = ""
@@ -101,6 +104,27 @@ SPECS: tuple[Spec, ...] = (
         scale="logit",
         licence="CC-BY-4.0 (adapter), Apache-2.0 (backbone)",
         found_in="trained by tools/train_reranker.py, shipped in this package",
+    ),
+    Spec(
+        role="reranker-small",
+        profile="embedded",
+        id="rrhelpers/weights/reranker-small",
+        revision=None,
+        max_length=144,
+        layers=(0, 2, 4),
+        scale="logit",
+        licence="CC-BY-4.0 (adapter), Apache-2.0 (backbone)",
+        found_in="distilled by tools/distil_reranker.py, shipped in this package",
+    ),
+    Spec(
+        role="pair-scorer",
+        profile="embedded",
+        id="rrhelpers/weights/pair-scorer",
+        revision=None,
+        max_length=256,
+        scale="probability",
+        licence="CC-BY-SA-4.0 (adapter), Apache-2.0 (backbone)",
+        found_in="trained by tools/train_pair_scorer.py, shipped in this package",
     ),
     Spec(
         role="sparse",
@@ -172,6 +196,16 @@ SPECS: tuple[Spec, ...] = (
         scale="probability",
         licence="MIT",
         found_in="model pins of several projects on GitHub, which agree",
+    ),
+    Spec(
+        role="pair-scorer",
+        profile="hub",
+        id="cross-encoder/stsb-TinyBERT-L4",
+        revision="3e39595f8adaa52ea203efeeb48531b24a81533f",
+        max_length=512,
+        scale="probability",
+        licence="Apache-2.0",
+        found_in="the commit history of the model's own page, after its safetensors were added",
     ),
     Spec(
         role="sparse",

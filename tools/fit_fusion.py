@@ -5,7 +5,8 @@
 Two steps, on three collections that the reranker wasn't trained on: the dev queries of the mini
 ai-arxiv, questions on AI papers held out for development, and TREC-QA's dev questions.
 1. Order: logit + r * cosine. A reranker knows its own field best, and does harm in others. So r is
-   the *largest* that keeps half of what the best r gains in each of the three collections.
+   the *largest* that keeps half of what the best r gains in each of the three collections (or, where none
+   does, the largest share that can be kept in all).
 2. Scale: a logistic regression of "is relevant" on that sum, each collection with the same total
    weight, makes it a log-odds. It changes no order.
 Writes `fusion.json` beside the adapter: the weights, the gains by r, the expected calibration error
@@ -112,9 +113,14 @@ def held_out(reranker, folder: Path, encoder, papers, split: str, count: int, wo
 
 
 def choose(collections: dict[str, Scored]) -> tuple[int, list[dict]]:
-    """Return the largest ratio that keeps half of the best gain everywhere, and the gains by ratio."""
+    """Return the largest ratio that keeps half of the best gain everywhere, and the gains by ratio.
+
+    Where none keeps half everywhere, it is the largest that keeps as much of it as can be kept everywhere.
+    """
     gains = {name: [c.mrr(c.sums(r)) - c.mrr(c.cosines) for r in RATIOS] for name, c in collections.items()}
-    kept = [r for i, r in enumerate(RATIOS) if all(values[i] >= max(values) / 2 for values in gains.values())]
+    shares = [min(values[i] / max(values) for values in gains.values()) for i in range(len(RATIOS))]
+    enough = min(0.5, max(shares))
+    kept = [r for r, share in zip(RATIOS, shares, strict=True) if share >= enough]
     return max(kept), [
         {"ratio": r} | {name: round(values[i], 4) for name, values in gains.items()} for i, r in enumerate(RATIOS)
     ]

@@ -8,6 +8,7 @@ every fusion from them, and checks some queries against models that it runs itse
 dev queries to 25, for choosing a threshold. Then the time a query takes, by system and depth, all in turn.
 
 The file names the passages and the weights that it was made from; `rr.load_scored` refuses it when they change.
+`--roles reranker-small` records this one alone; what the file has of the others stays, and so does the check of it.
 `--every 10` records every tenth query only, to try it out.
 """
 
@@ -27,29 +28,31 @@ from rrhelpers.collection import fingerprints
 DEPTHS = {"test": 200, "dev": 25}
 TIMED = (1, 5, 10, 25, 50, 100, 200)
 TIMED_QUERIES = 10
-ROLES = ("late-interaction", "reranker")
+ROLES = ("late-interaction", "reranker-small", "reranker")
 
 
-def second_stages(passages: list[str], dtype: torch.dtype | None) -> dict:
-    """Return for each role a function that orders a query's hits anew; what can be encoded beforehand is."""
-    reranker, late = rr.load_reranker(dtype=dtype), rr.load_late_interaction(dtype=dtype)
-    matrices = late.encode_document(passages, batch_size=16)
-
-    def read(query: str, hits: list[rr.Hit]) -> list[rr.Hit]:
-        return rr.rerank(reranker, query, hits, passages, fuse=False, progress=False)
-
-    def match(query: str, hits: list[rr.Hit]) -> list[rr.Hit]:
-        return matched_run(late, [query], [hits], matrices)[0]
-
-    return {"late-interaction": match, "reranker": read}
+def second_stage(role: str, passages: list[str], dtype: torch.dtype | None):
+    """Return a function that orders a query's hits anew; what can be encoded beforehand is."""
+    if role == "late-interaction":
+        late = rr.load_late_interaction(dtype=dtype)
+        matrices = late.encode_document(passages, batch_size=16)
+        return lambda query, hits: matched_run(late, [query], [hits], matrices)[0]
+    reranker = rr.load_reranker(role, dtype=dtype)
+    return lambda query, hits: rr.rerank(reranker, query, hits, passages, fuse=False, progress=False)
 
 
-def scored(model, stages: dict, vectors, split: str, every: int) -> dict[str, dict]:
-    """Return each query's first hits, in retrieval's order: their rows, cosines, and scores of each second stage."""
+def scored(model, stages: dict, vectors, split: str, every: int, before: dict[str, dict]) -> dict[str, dict]:
+    """Return each query's first hits, in retrieval's order: their rows, cosines, and scores of each second stage.
+
+    What was recorded before of a query stays, its hits among it.
+    """
     result = {}
     for row in tqdm(list(rr.load_queries(split))[::every], desc=split):
-        hits = rr.search(rr.encode(model, row["query"]), vectors, top_k=DEPTHS[split])
-        one = {"rows": [hit.corpus_id for hit in hits], "cosine": [round(hit.score, 4) for hit in hits]}
+        if one := before.get(row["qid"]):
+            hits = [rr.Hit(*pair, rank) for rank, pair in enumerate(zip(one["rows"], one["cosine"], strict=True), 1)]
+        else:
+            hits = rr.search(rr.encode(model, row["query"]), vectors, top_k=DEPTHS[split])
+            one = {"rows": [hit.corpus_id for hit in hits], "cosine": [round(hit.score, 4) for hit in hits]}
         for role, stage in stages.items():
             scores = {hit.corpus_id: round(hit.score, 3) for hit in stage(row["query"], hits)}
             one[rr.spec(role).id] = [scores[hit.corpus_id] for hit in hits]
@@ -59,7 +62,8 @@ def scored(model, stages: dict, vectors, split: str, every: int) -> dict[str, di
 
 def timings(passages: list[str], vectors, queries: list[str]) -> dict:
     """Return milliseconds a query: median, least and most over the queries, each query asked of all systems in turn."""
-    model, words, stages = rr.load_bi_encoder(), bm25(passages), second_stages(passages, None)
+    model, words = rr.load_bi_encoder(), bm25(passages)
+    stages = {role: second_stage(role, passages, None) for role in ROLES}
     hits = {query: rr.search(rr.encode(model, query), vectors, top_k=max(TIMED)) for query in queries}
     works = {"BM25": lambda query: words([query])}
     works["bi-encoder"] = lambda query: rr.search(rr.encode(model, query), vectors, top_k=max(TIMED))
@@ -91,18 +95,22 @@ def main() -> None:
     """Record and write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--roles", nargs="+", default=ROLES, choices=ROLES)
     parser.add_argument("--every", type=int, default=1, help="record every so many-th query")
     parser.add_argument("--precision", default="float32", help="of the recorded scores; the timing takes the default's")
     args = parser.parse_args()
     passages = rr.load_papers()["chunk"][:]
     model = rr.load_bi_encoder(dtype=torch.float32)
     vectors = rr.encode(model, passages)
-    stages = second_stages(passages, getattr(torch, args.precision))
-    splits = {split: scored(model, stages, vectors, split, args.every) for split in DEPTHS}
+    stages = {role: second_stage(role, passages, getattr(torch, args.precision)) for role in args.roles}
+    before = {} if set(args.roles) == set(ROLES) else json.loads(args.out.read_text(encoding="utf-8"))
+    if before and fingerprints([])["passages"] != before["made of"]["passages"]:
+        raise SystemExit("the passages have changed: record all roles anew")
+    splits = {split: scored(model, stages, vectors, split, args.every, before.get(split, {})) for split in DEPTHS}
     asked = rr.load_queries("test")["query"][:: rr.load_queries("test").num_rows // TIMED_QUERIES]
     asked = asked[: max(1, TIMED_QUERIES // args.every)]
     head = {
-        "made of": fingerprints([rr.spec(role).id for role in ROLES]),
+        "made of": before.get("made of", {}) | fingerprints([rr.spec(role).id for role in args.roles]),
         "precision": args.precision,
         "timing": {
             "machine": machine(),

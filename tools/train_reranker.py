@@ -31,7 +31,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 from torch.nn import functional as F
 from tqdm.auto import tqdm
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoTokenizer
 
 MAX_TOKENS = 256
 TOP_K = 25
@@ -45,7 +45,7 @@ def logits_of(model, tokenizer, pairs: list[tuple[str, str]], device) -> torch.T
         [p for _, p in pairs],
         padding=True,
         truncation="longest_first",  # a query is never the longer one, except in random pairs
-        max_length=MAX_TOKENS,
+        max_length=tokenizer.model_max_length,
         return_tensors="pt",
     ).to(device)
     with torch.autocast(device.type, dtype=torch.bfloat16):
@@ -151,7 +151,7 @@ def score_held_out(model, tokenizer, bi_encoder, papers, split, count, work, dev
     own = [n for n in papers.numbers(split) if papers.papers[n]["questions"]]
     asked = [(rng.choice(papers.papers[n]["questions"]), n) for n in own]
     asked = rng.sample(asked, min(count, len(asked)))
-    queries = mining.encode(bi_encoder, [q for q, _ in asked], f"{split}-q", work)
+    queries = mining.encode(bi_encoder, [q for q, _ in asked], work)
     cosines, rows = mining.top_ranks(queries, papers.vectors, TOP_K)
     model.eval()
     logits = [
@@ -188,16 +188,7 @@ def train_seed(seed: int, recipe: dict, bi_encoder, tokenizer, papers: mining.Pa
     rng = random.Random(seed)
     sources = mine(bi_encoder, args.data, papers, args.work, rng)
     torch.manual_seed(seed)
-    # No dropout: the adapter is small, the run is short, and on a CPU the masks double the forward pass.
-    # Plain attention: on a CPU the gradient of PyTorch's fused one takes a third of a step.
-    base = AutoModelForSequenceClassification.from_pretrained(
-        args.backbone,
-        num_labels=1,
-        hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0,
-        attn_implementation="eager",
-    )
-    model = lora.add(base).to(device)
+    model = lora.cross_encoder(args.backbone).to(device)
     batches = mining.Batches([(share, sources[name]) for name, share in SHARES.items()], args.groups, rng)
     kept = args.work / ("-".join(["run", *map(str, recipe.values()), str(seed)]) + ".pt")
     log = train(model, tokenizer, batches, bi_encoder, device, steps=args.steps, lr=args.lr, seed=seed, kept=kept)
@@ -223,7 +214,7 @@ def main() -> None:
 
     bi_encoder = SentenceTransformer(args.backbone, device=str(device), model_kwargs={"dtype": torch.bfloat16})
     papers = mining.load_papers(bi_encoder, args.data / "ai_qa" / "papers.jsonl.gz", args.work, args.papers)
-    tokenizer = AutoTokenizer.from_pretrained(args.backbone)
+    tokenizer = AutoTokenizer.from_pretrained(args.backbone, model_max_length=MAX_TOKENS)
     recipe = {name: getattr(args, name) for name in ("papers", "steps", "groups", "lr")}
     rows, best = [], None
     for seed in args.seeds:

@@ -41,6 +41,7 @@ def test_the_whole_walk_then_again_from_the_cache_then_without_a_hub(hub, python
     assert result["limit"] == 256, "the registry's limit, not the model's own"
     assert sorted(result["hits"]) == [0, 1, 2, 3, 4]
     assert result["scores"]["reranker"] != result["scores"]["reranker-large"]
+    assert 0 < result["kinds"]["pairs"][0] < 1
     assert result["kinds"]["sparse"][0] == 5
     assert result["kinds"]["late"] == [1, 5]
     assert result["pooling"] == "cls"
@@ -84,7 +85,7 @@ def test_download_fills_the_cache(hub, python):
 
 def test_download_of_one_role(hub, python):
     assert python("-m", "rrhelpers", "download", "reranker-small", endpoint=hub.address).returncode == 0
-    assert all("TinyBERT" in path for _, path, _ in files(hub.requests))
+    assert all("ms-marco-TinyBERT" in path for _, path, _ in files(hub.requests))
     assert "no such role: retriever" in error_line(python("-m", "rrhelpers", "download", "retriever", endpoint=NOBODY))
 
 

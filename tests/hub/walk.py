@@ -15,8 +15,10 @@ scores = {
     role: [round(hit.score, 6) for hit in rr.rerank(rr.load_reranker(role), "what is rlhf?", hits, passages)]
     for role in ("reranker", "reranker-small", "reranker-large")
 }
+alike = rr.load_pair_scorer().predict([(passages[0], passages[1])])
 sparse, late = rr.load_sparse_encoder(), rr.load_late_interaction()
 kinds = {
+    "pairs": [round(float(score), 6) for score in alike],
     "sparse": list(sparse.encode_document(passages).shape),
     "late": list(late.similarity(late.encode_query(["what is rlhf?"]), late.encode_document(passages)).shape),
 }

@@ -154,3 +154,41 @@ def test_adapters_are_small():
 def test_every_public_name_is_on_the_api_page():
     page = (ROOT / "book" / "api.md").read_text(encoding="utf-8")
     assert [name for name in rr.__all__ if name != "book" and f".{name}\n" not in page] == []
+
+
+def section(role: str) -> str:
+    """Return what the cards say of an embedded model."""
+    return CARDS.partition(f"## `{role}`")[2].partition("\n## ")[0]
+
+
+def test_the_small_reranker_s_figures_are_those_measured():
+    folder, said = RERANKER.parent / "reranker-small", section("reranker-small")
+    training, fusion = (json.loads((folder / f"{name}.json").read_text()) for name in ("training", "fusion"))
+    assert all(figure(row["dev"]["gain"], 4) in said for row in training["seeds"])
+    kept = next(row for row in training["seeds"] if row["seed"] == training["kept"])
+    assert kept["dev"]["gain"] == max(row["dev"]["gain"] for row in training["seeds"])
+    assert all(figure(weight, 4) in said for weight in fusion["weights"].values())
+    rows = [fusion["held-out papers"][way] for way in ("fused", "logit alone")]
+    for row in rows:
+        assert all(figure(v, 3) in said for v in (row["reranked_mrr@10"], row["gain"], *row["gain_95%"]))
+    for measured in json.loads((folder / "elsewhere.json").read_text()).values():
+        for way in ("reranked", "logit alone"):
+            row = measured[way]
+            assert all(figure(v, 3) in said for v in (row["mean"], row["gain"], *row["gain_95%"]))
+        assert measured["reranked"]["gain"] >= -0.01
+
+
+def test_the_small_reranker_is_a_trade_off():
+    measured = json.loads((ROOT / "bench" / "quality.json").read_text())
+    assert measured["times the reranker's pairs per second"][0] >= 2.2
+    ndcg = {row["system"]: row["nDCG@10"] for row in measured["search"]}
+    assert ndcg["bi-encoder"] < ndcg["bi-encoder, then reranker-small"]
+
+
+def test_the_pair_scorer_s_figures_are_those_measured():
+    training, said = json.loads((RERANKER.parent / "pair-scorer" / "training.json").read_text()), section("pair-scorer")
+    for row in training["seeds"]:
+        assert figure(row["stsb dev"], 4) in said
+        assert figure(row["own dev"], 4) in said
+    for of_one in training["spearman"].values():
+        assert all(figure(of_one[f"{name} test"], 4) in said for name in ("stsb", "own"))

@@ -133,7 +133,7 @@ def test_scores_of_other_passages_or_weights_are_refused(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("split", "depth"), [("test", 200), ("dev", 25)])
-@pytest.mark.parametrize("role", ["reranker", "late-interaction"])
+@pytest.mark.parametrize("role", ["reranker", "reranker-small", "late-interaction"])
 def test_the_shipped_scores_are_whole(role, split, depth):
     scored = rr.load_scored(role, split)
     assert set(scored) == set(rr.load_qrels(split)), "recorded with --every: run tools/measure_depth.py without it"
@@ -149,3 +149,4 @@ def test_the_shipped_timings_grow_with_the_depth():
     medians = [timings["ms"][f"reranker@{depth}"][0] for depth in (5, 25, 200)]
     assert medians == sorted(medians)
     assert medians[1] > timings["ms"]["late-interaction@25"][0], "it has encoded its passages beforehand"
+    assert medians[1] > 1.8 * timings["ms"]["reranker-small@25"][0]

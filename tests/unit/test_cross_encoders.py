@@ -1,0 +1,137 @@
+"""The small reranker and the pair scorer: what they load as, what they give, however it is computed."""
+
+import json
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import spearmanr
+
+import rrhelpers as rr
+from rrhelpers import backbone
+
+QUERY = "How many people live in Berlin?"
+PASSAGES = [
+    "Berlin is well known for its museums.",
+    "Berlin had a population of 3,520,031 registered inhabitants in an area of 891.82 square kilometers.",
+]
+PAIRS = [
+    ("A man plays the guitar.", "Somebody is playing an instrument."),
+    ("A man plays the guitar.", "The stock market fell on Monday."),
+    ("A man plays the guitar.", "A man is playing a guitar. " * 3),
+]
+LOADERS = {"reranker-small": rr.load_reranker, "pair-scorer": rr.load_pair_scorer}
+
+
+@pytest.fixture(scope="module")
+def small_reranker():
+    """Return the small reranker in float32 on the CPU."""
+    return rr.load_reranker("reranker-small", device="cpu", dtype=torch.float32)
+
+
+@pytest.fixture(scope="module")
+def scorer():
+    """Return the pair scorer in float32 on the CPU."""
+    return rr.load_pair_scorer(device="cpu", dtype=torch.float32)
+
+
+@pytest.fixture(params=LOADERS)
+def cross_encoder(request, small_reranker, scorer):
+    """Return each of the two."""
+    return small_reranker if request.param == "reranker-small" else scorer
+
+
+def logits(model, pairs) -> np.ndarray:
+    """Return the logits of pairs, whatever scale the model's scores have."""
+    return np.array(model.predict(pairs, activation_fn=torch.nn.Identity()), dtype=np.float64)
+
+
+@pytest.mark.parametrize("role", LOADERS)
+def test_what_is_shipped_is_small_and_names_no_machine(role):
+    folder = backbone._WEIGHTS / role
+    assert 0 < sum(path.stat().st_size for path in folder.iterdir()) < 3_000_000
+    for path in folder.iterdir():
+        assert path.stat().st_mode & 0o044 == 0o044, f"{path.name} can't be read by others"
+    config = json.loads((folder / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == "sentence-transformers/all-MiniLM-L6-v2"
+
+
+@pytest.mark.parametrize("role", LOADERS)
+def test_loading_is_silent(role, capfd):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        LOADERS[role](role, device="cpu")
+    assert capfd.readouterr() == ("", "")
+
+
+def test_scores_don_t_depend_on_batch_order_or_padding(cross_encoder):
+    expected = cross_encoder.predict(PAIRS)
+    assert cross_encoder.predict(PAIRS[::-1])[::-1] == pytest.approx(expected, abs=1e-4)
+    assert cross_encoder.predict(PAIRS, batch_size=1) == pytest.approx(expected, abs=1e-4)
+
+
+def test_saved_and_loaded_again(cross_encoder, tmp_path):
+    from sentence_transformers import CrossEncoder
+
+    cross_encoder.save_pretrained(str(tmp_path / "model"))
+    again = rr.load_reranker(str(tmp_path / "model"), device="cpu", dtype=torch.float32)
+    plain = CrossEncoder(str(tmp_path / "model"), device="cpu", local_files_only=True)
+    pairs = [*PAIRS, (QUERY, "a long passage " * 200)]
+    for model in (again, plain):
+        assert model.predict(pairs) == pytest.approx(cross_encoder.predict(pairs), abs=1e-5)
+        assert model.model.config.num_hidden_layers == cross_encoder.model.config.num_hidden_layers
+
+
+@pytest.mark.parametrize("role", LOADERS)
+def test_bf16_keeps_the_order_of_what_is_apart(role, small_reranker, scorer):
+    """Logits that differ by a tenth or more keep their order in bfloat16, and aren't tied."""
+    rough = LOADERS[role](role, device="cpu", dtype=torch.bfloat16)
+    queries, passages = rr.load_queries("dev")["query"][:6], rr.load_papers()["chunk"][:8]
+    pairs = [(query, passage) for query in queries for passage in passages]
+    exact = logits(small_reranker if role == "reranker-small" else scorer, pairs)
+    coarse = logits(rough, pairs)
+    apart = exact[:, None] - exact[None] > 0.1
+    assert apart.sum() > 500
+    assert (coarse[:, None] - coarse[None])[apart].min() > 0
+
+
+def test_small_reranker_has_three_layers_and_a_fusion(small_reranker):
+    assert small_reranker.model.config.num_hidden_layers == len(small_reranker.model.bert.encoder.layer) == 3
+    assert set(small_reranker.model.config.fusion) == {"logit", "cosine", "bias"}
+    hits = [rr.Hit(0, 0.51, 1), rr.Hit(1, 0.5, 2)]
+    assert [hit.corpus_id for hit in rr.rerank(small_reranker, QUERY, hits, PASSAGES)] == [1, 0]
+
+
+def test_small_reranker_gains_on_papers_it_never_saw_and_less_than_the_large_one():
+    small, large = (json.loads((backbone._WEIGHTS / role / "training.json").read_text())["held_out"]
+                    for role in ("reranker-small", "reranker"))  # fmt: skip
+    assert (small["questions"], small["chunks"]) == (large["questions"], large["chunks"])
+    assert 0 < small["gain_95%"][0] < small["gain"] < large["gain"]
+
+
+def test_pair_scorer_is_on_the_benchmark_s_scale(scorer):
+    alike, unlike, same = scorer.predict(PAIRS)
+    assert 0 <= unlike < 0.2 < 0.5 < alike <= 1
+    assert same > alike
+
+
+def test_pair_scorer_is_nearer_to_the_scores_of_the_book_s_test_pairs_than_the_cosine(scorer, model):
+    rows = rr.load_pairs("test")
+    one, other = rows["sentence1"][:], rows["sentence2"][:]
+    cosines = (rr.encode(model, one, progress=False) * rr.encode(model, other, progress=False)).sum(1)
+    found = scorer.predict(list(zip(one, other, strict=True)), show_progress_bar=False)
+    by_cosine, by_scorer = (spearmanr(scores, rows["score"][:])[0] for scores in (cosines, found))
+    assert by_scorer > by_cosine
+    measured = json.loads((backbone._WEIGHTS / "pair-scorer" / "training.json").read_text())["spearman"]
+    assert by_scorer == pytest.approx(measured["pair-scorer"]["own test"], abs=0.005)
+    assert by_cosine == pytest.approx(measured["bi-encoder"]["own test"], abs=0.005)
+
+
+def test_pair_scorer_s_figures_on_the_benchmark():
+    measured = json.loads((backbone._WEIGHTS / "pair-scorer" / "training.json").read_text())
+    rows = measured["seeds"]
+    kept = next(row for row in rows if row["seed"] == measured["kept"])
+    assert len([row for row in rows if row["seed"] != "mean"]) == 3
+    assert kept["stsb dev"] == max(row["stsb dev"] for row in rows)
+    assert measured["spearman"]["pair-scorer"]["stsb test"] >= 0.85 > measured["spearman"]["bi-encoder"]["stsb test"]
