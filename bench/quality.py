@@ -7,6 +7,7 @@ default. Writes `bench/quality.json` and the table between the markers of `book/
 
 import json
 import sys
+import warnings
 from functools import partial
 from pathlib import Path
 
@@ -39,7 +40,8 @@ class Systems:
         self.rerankers = {role: rr.load_reranker(role, dtype=dtype) for role in ("reranker-small", "reranker")}
         self.scorer = rr.load_pair_scorer(dtype=dtype)
         self.sparse, self.late = rr.load_sparse_encoder(), rr.load_late_interaction(dtype=dtype)
-        self.vectors = rr.encode(self.bi_encoder, passages, progress=False)
+        # Without the cache, which may hold what another precision gave.
+        self.vectors = rr.encode(self.bi_encoder, passages, progress=False, cache=False)
         if weights is None:  # those of the sparse encoder, which is in float32 always
             weights = self.sparse.encode_document(passages, batch_size=8, convert_to_sparse_tensor=False).numpy()
         self.weights = weights
@@ -118,7 +120,7 @@ def pair_quality(systems: Systems) -> dict:
     """Return Spearman's correlation with the scores of the book's test pairs, with its 95% interval."""
     rows = rr.load_pairs("test")
     one, other, wanted = (np.array(rows[name]) for name in ("sentence1", "sentence2", "score"))
-    vectors = [rr.encode(systems.bi_encoder, side, progress=False) for side in (one, other)]
+    vectors = [rr.encode(systems.bi_encoder, side, progress=False, cache=False) for side in (one, other)]
     scores = {
         "bi-encoder": (vectors[0] * vectors[1]).sum(1),
         "pair-scorer": systems.scorer.predict(list(zip(one, other, strict=True))),
@@ -239,6 +241,7 @@ def how(result: dict) -> str:
 
 def main() -> None:
     """Measure, write the figures, and put the table into the page."""
+    warnings.simplefilter("ignore")  # of passages that the small reranker can't read to their end
     result = measure()
     (ROOT / "bench" / "quality.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     put_between(ROOT / "book" / "model-cards.md", BEGIN, END, table(result))

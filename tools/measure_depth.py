@@ -101,7 +101,7 @@ def main() -> None:
     args = parser.parse_args()
     passages = rr.load_papers()["chunk"][:]
     model = rr.load_bi_encoder(dtype=torch.float32)
-    vectors = rr.encode(model, passages)
+    vectors = rr.encode(model, passages, cache=False)  # which may hold what another precision gave
     stages = {role: second_stage(role, passages, getattr(torch, args.precision)) for role in args.roles}
     before = {} if set(args.roles) == set(ROLES) else json.loads(args.out.read_text(encoding="utf-8"))
     if before and fingerprints([])["passages"] != before["made of"]["passages"]:
