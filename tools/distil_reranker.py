@@ -66,7 +66,7 @@ def epochs(examples: list[Example], rng: random.Random):
     """Yield batches for ever."""
     while True:
         order = rng.sample(examples, len(examples))
-        yield from (order[i : i + BATCH] for i in range(0, len(order) - BATCH + 1, BATCH))
+        yield from (order[i : i + BATCH] for i in range(0, len(order), BATCH))
 
 
 def distil(examples: list[Example], tokenizer, device, args, seed: int):

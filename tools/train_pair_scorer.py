@@ -79,7 +79,7 @@ def epochs_of(pairs: list[Pair], cut, epochs: int, rng: random.Random):
 def tuned_bi_encoder(pairs: list[Pair], device, args, seed: int):
     """Return the bi-encoder that CoSENT tuned on the scored pairs; it is kept in `work`."""
     torch.manual_seed(seed)
-    # Without dropout and with plain attention: see train_reranker.py.
+    # Without dropout and with plain attention: see `lora.cross_encoder`.
     model = SentenceTransformer(
         args.backbone,
         device=str(device),
@@ -156,7 +156,8 @@ def trained(model) -> dict[str, torch.Tensor]:
 def once(path: Path, make: Callable, *details) -> dict:
     """Return the weights and the log that `make` returns, or returned before."""
     if not path.exists():
-        torch.save(make(*details), path)
+        torch.save(make(*details), path.with_suffix(".new"))
+        path.with_suffix(".new").replace(path)
     return torch.load(path, weights_only=True)
 
 

@@ -116,16 +116,13 @@ def test_pair_scorer_is_on_the_benchmark_s_scale(scorer):
     assert same > alike
 
 
-def test_pair_scorer_is_nearer_to_the_scores_of_the_book_s_test_pairs_than_the_cosine(scorer, model):
+def test_pair_scorer_is_nearer_to_the_scores_of_the_book_s_test_pairs_than_the_cosine(scorer):
     rows = rr.load_pairs("test")
-    one, other = rows["sentence1"][:], rows["sentence2"][:]
-    cosines = (rr.encode(model, one, progress=False) * rr.encode(model, other, progress=False)).sum(1)
-    found = scorer.predict(list(zip(one, other, strict=True)), show_progress_bar=False)
-    by_cosine, by_scorer = (spearmanr(scores, rows["score"][:])[0] for scores in (cosines, found))
-    assert by_scorer > by_cosine
+    found = scorer.predict(list(zip(rows["sentence1"], rows["sentence2"], strict=True)), show_progress_bar=False)
+    by_scorer = spearmanr(found, rows["score"][:])[0]
     measured = json.loads((backbone._WEIGHTS / "pair-scorer" / "training.json").read_text())["spearman"]
     assert by_scorer == pytest.approx(measured["pair-scorer"]["own test"], abs=0.005)
-    assert by_cosine == pytest.approx(measured["bi-encoder"]["own test"], abs=0.005)
+    assert by_scorer > measured["bi-encoder"]["own test"]
 
 
 def test_pair_scorer_s_figures_on_the_benchmark():
