@@ -126,12 +126,13 @@ def pair_quality(systems: Systems) -> dict:
         "pair-scorer": systems.scorer.predict(list(zip(one, other, strict=True))),
     }
     draws = np.random.default_rng(0).integers(0, len(wanted), (2000, len(wanted)))
-    found = {}
-    for name, values in scores.items():
-        drawn = [spearmanr(values[rows], wanted[rows])[0] for rows in draws]
-        whole = spearmanr(values, wanted)[0]
-        found[name] = [round(float(v), 4) for v in (whole, *np.percentile(drawn, [2.5, 97.5]))]
-    return {"pairs": len(wanted), "spearman": found}
+    whole = {name: spearmanr(values, wanted)[0] for name, values in scores.items()}
+    drawn = {name: np.array([spearmanr(v[rows], wanted[rows])[0] for rows in draws]) for name, v in scores.items()}
+    whole["gain"], drawn["gain"] = (each["pair-scorer"] - each["bi-encoder"] for each in (whole, drawn))
+    found = {
+        name: [round(float(v), 4) for v in (whole[name], *np.percentile(drawn[name], [2.5, 97.5]))] for name in whole
+    }
+    return {"pairs": len(wanted), "gain": found.pop("gain"), "spearman": found}
 
 
 def pair_speed(systems: Systems) -> dict:
@@ -201,10 +202,15 @@ def table(result: dict) -> str:
         speed = result["texts per second"].get(role)
         lines.append(
             f"| {name} | {size} | {row['nDCG@10']:.3f} [{row['interval'][0]:.3f}, {row['interval'][1]:.3f}] | {gain} "
-            f"| {row['MRR@10']:.3f} | {row['Recall@25']:.3f} | {ms:.0f} [{low:.0f}, {high:.0f}] "
+            f"| {row['MRR@10']:.3f} | {row['Recall@25']:.3f} | {short(ms)} [{short(low)}, {short(high)}] "
             f"| {'' if speed is None else f'{speed[0]:.0f} [{speed[1]:.0f}, {speed[2]:.0f}]'} |"
         )
     return "\n".join([*lines, "", how(result), "", *pair_table(result)])
+
+
+def short(value: float) -> str:
+    """Return milliseconds with one decimal below ten."""
+    return f"{value:.1f}" if value < 10 else f"{value:.0f}"
 
 
 def pair_table(result: dict) -> list[str]:
@@ -220,7 +226,13 @@ def pair_table(result: dict) -> list[str]:
         lines.append(
             f"| {name} | {size} | {value:.3f} [{low:.3f}, {high:.3f}] | {speed:.0f} [{slowest:.0f}, {fastest:.0f}] |"
         )
-    return [*lines, "", f"{own['pairs']} test pairs of sentences about AI research, this book's own."]
+    gain, low, high = own["gain"]
+    return [
+        *lines,
+        "",
+        f"{own['pairs']} test pairs of sentences about AI research, this book's own. The pair scorer's gain: "
+        f"{gain:.3f} [{low:.3f}, {high:.3f}], by bootstrap over the pairs.",
+    ]
 
 
 def how(result: dict) -> str:

@@ -10,7 +10,6 @@
    papers that nothing was trained on.
 """
 
-import argparse
 import hashlib
 import json
 import random
@@ -22,9 +21,8 @@ import mining
 import numpy as np
 import torch
 from fitting import fit
-from sentence_transformers import SentenceTransformer
 from torch.nn import functional as F
-from train_reranker import SHARES, TOP_K, logits_of, measured, mine, score_held_out
+from train_reranker import SHARES, arguments, keep_the_best, logits_of, mine, prepare
 from transformers import AutoTokenizer
 
 import rrhelpers as rr
@@ -84,49 +82,25 @@ def distil(examples: list[Example], tokenizer, device, args, seed: int):
 
 
 def main() -> None:
-    """Distil with each seed, keep the best on papers held out for development, measure it on others."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--backbone", required=True, help="folder or hub id of all-MiniLM-L6-v2")
-    parser.add_argument("--work", type=Path, required=True, help="vectors and the reranker's logits are kept here")
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--papers", type=int, default=8000)
+    """Mine, let the reranker score, distil and measure."""
+    parser = arguments(__doc__.splitlines()[0])
     parser.add_argument("--layers", type=int, nargs="+", default=[0, 2, 4])
     parser.add_argument("--max-tokens", type=int, default=144)
     parser.add_argument("--rank", type=int, default=48)
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--queries", type=int, default=6000, help="each gives five pairs")
-    parser.add_argument("--lr", type=float, default=6e-4)
-    parser.add_argument("--questions", type=int, nargs=2, default=(400, 1000), help="dev and test")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[13, 14, 15])
     args = parser.parse_args()
-    args.work.mkdir(parents=True, exist_ok=True)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    bi_encoder = SentenceTransformer(args.backbone, device=str(device), model_kwargs={"dtype": torch.bfloat16})
-    papers = mining.load_papers(bi_encoder, args.data / "ai_qa" / "papers.jsonl.gz", args.work, args.papers)
+    device, bi_encoder, papers = prepare(args)
     tokenizer = AutoTokenizer.from_pretrained(args.backbone, model_max_length=args.max_tokens)
-
-    def scored(model, split: str, count: int) -> dict:
-        return measured(score_held_out(model, tokenizer, bi_encoder, papers, split, count, args.work, device))
-
     rng = random.Random(13)
     examples = taught(drawn(mine(bi_encoder, args.data, papers, args.work, rng), args.queries, rng), args.work)
-    rows, best = [], None
-    for seed in args.seeds:
+    recipe = {name: getattr(args, name) for name in RECIPE} | {"pairs": len(examples)}
+
+    def train_seed(seed: int):
         model, log = distil(examples, tokenizer, device, args, seed)
-        rows.append({"seed": seed, "dev": scored(model, "dev", args.questions[0]), "log": log})
-        print(json.dumps(rows[-1]), flush=True)
-        if rows[-1]["dev"]["gain"] == max(row["dev"]["gain"] for row in rows):
-            best, kept = model, seed
-    lora.save(best, args.out)
-    result = {
-        "recipe": {name: getattr(args, name) for name in RECIPE} | {"pairs": len(examples)},
-        "kept": kept,
-        "held_out": {"chunks": len(papers.chunks), "top_k": TOP_K} | scored(best, "test", args.questions[1]),
-        "seeds": rows,
-    }
-    (args.out / "training.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    print(json.dumps(result["held_out"], indent=1))
+        return model, {"log": log}
+
+    keep_the_best(train_seed, recipe, tokenizer, bi_encoder, papers, args, device)
 
 
 if __name__ == "__main__":

@@ -112,13 +112,18 @@ def held_out(reranker, folder: Path, encoder, papers, split: str, count: int, wo
     return Scored(stored["logits"].ravel(), stored["cosines"].ravel(), stored["labels"].ravel(), numbers)
 
 
+def share_of(gain: float, best: float) -> float:
+    """Return which share of the best gain this one is; where nothing gains, only the best counts."""
+    return gain / best if best > 0 else float(gain == best)
+
+
 def choose(collections: dict[str, Scored]) -> tuple[int, list[dict]]:
     """Return the largest ratio that keeps half of the best gain everywhere, and the gains by ratio.
 
     Where none keeps half everywhere, it is the largest that keeps as much of it as can be kept everywhere.
     """
     gains = {name: [c.mrr(c.sums(r)) - c.mrr(c.cosines) for r in RATIOS] for name, c in collections.items()}
-    shares = [min(values[i] / max(values) for values in gains.values()) for i in range(len(RATIOS))]
+    shares = [min(share_of(values[i], max(values)) for values in gains.values()) for i in range(len(RATIOS))]
     enough = min(0.5, max(shares))
     kept = [r for r, share in zip(RATIOS, shares, strict=True) if share >= enough]
     return max(kept), [

@@ -22,6 +22,7 @@ import argparse
 import json
 import random
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import lora
@@ -183,59 +184,78 @@ def measured(scores: dict[str, np.ndarray]) -> dict:
     return counts | gain(scores["logits"], scores["cosines"], scores["labels"])
 
 
-def train_seed(seed: int, recipe: dict, bi_encoder, tokenizer, papers: mining.Papers, args, device):
-    """Mine and train with one seed; return the model, the numbers of groups, and the log."""
-    rng = random.Random(seed)
-    sources = mine(bi_encoder, args.data, papers, args.work, rng)
-    torch.manual_seed(seed)
-    model = lora.cross_encoder(args.backbone).to(device)
-    batches = mining.Batches([(share, sources[name]) for name, share in SHARES.items()], args.groups, rng)
-    kept = args.work / ("-".join(["run", *map(str, recipe.values()), str(seed)]) + ".pt")
-    log = train(model, tokenizer, batches, bi_encoder, device, steps=args.steps, lr=args.lr, seed=seed, kept=kept)
-    return model, {name: len(groups) for name, groups in sources.items()}, log
-
-
-def main() -> None:
-    """Train with each seed, keep the one that is best on papers held out for development, measure it on others."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def arguments(description: str) -> argparse.ArgumentParser:
+    """Return a parser of what every reranker's training takes."""
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--backbone", required=True, help="folder or hub id of all-MiniLM-L6-v2")
-    parser.add_argument("--work", type=Path, required=True, help="vectors and interrupted runs, taken up again")
+    parser.add_argument("--work", type=Path, required=True, help="what takes long is kept here, and taken up again")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--papers", type=int, default=8000)
-    parser.add_argument("--steps", type=int, default=1500)
-    parser.add_argument("--groups", type=int, default=8, help="queries a step, four pairs each")
     parser.add_argument("--lr", type=float, default=6e-4)
     parser.add_argument("--questions", type=int, nargs=2, default=(400, 1000), help="dev and test")
     parser.add_argument("--seeds", type=int, nargs="+", default=[13, 14, 15])
-    args = parser.parse_args()
+    return parser
+
+
+def prepare(args):
+    """Return the device, the bi-encoder, and the papers with their vectors."""
     args.work.mkdir(parents=True, exist_ok=True)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
     bi_encoder = SentenceTransformer(args.backbone, device=str(device), model_kwargs={"dtype": torch.bfloat16})
-    papers = mining.load_papers(bi_encoder, args.data / "ai_qa" / "papers.jsonl.gz", args.work, args.papers)
-    tokenizer = AutoTokenizer.from_pretrained(args.backbone, model_max_length=MAX_TOKENS)
-    recipe = {name: getattr(args, name) for name in ("papers", "steps", "groups", "lr")}
+    return device, bi_encoder, mining.load_papers(
+        bi_encoder, args.data / "ai_qa" / "papers.jsonl.gz", args.work, args.papers
+    )  # fmt: skip
+
+
+def keep_the_best(train_seed: Callable, recipe: dict, tokenizer, bi_encoder, papers, args, device) -> None:
+    """Train with each seed, keep the one that is best on papers held out for development, measure it on others.
+
+    `train_seed` takes a seed and returns a model and what is to be told of its training.
+    """
+
+    def scored(model, split: str, count: int) -> dict:
+        return measured(score_held_out(model, tokenizer, bi_encoder, papers, split, count, args.work, device))
+
     rows, best = [], None
     for seed in args.seeds:
-        model, groups, log = train_seed(seed, recipe, bi_encoder, tokenizer, papers, args, device)
-        dev = score_held_out(
-            model, tokenizer, bi_encoder, papers, "dev", args.questions[0], args.work, device
-        )  # fmt: skip
-        rows.append({"seed": seed, "groups": groups, "dev": measured(dev), "log": log})
+        model, told = train_seed(seed)
+        rows.append({"seed": seed, "dev": scored(model, "dev", args.questions[0])} | told)
         print(json.dumps({"seed": seed, **rows[-1]["dev"]}), flush=True)
         if rows[-1]["dev"]["gain"] == max(row["dev"]["gain"] for row in rows):
             best, kept = model, seed
             lora.save(model, args.out)
-    test = score_held_out(best, tokenizer, bi_encoder, papers, "test", args.questions[1], args.work, device)
     result = {
         "recipe": recipe,
         "kept": kept,
-        "held_out": {"chunks": len(papers.chunks), "top_k": TOP_K} | measured(test),
+        "held_out": {"chunks": len(papers.chunks), "top_k": TOP_K} | scored(best, "test", args.questions[1]),
         "seeds": rows,
     }
     (args.out / "training.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(result["held_out"], indent=1))
+
+
+def main() -> None:
+    """Mine, train and measure."""
+    parser = arguments(__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--groups", type=int, default=8, help="queries a step, four pairs each")
+    args = parser.parse_args()
+    device, bi_encoder, papers = prepare(args)
+    tokenizer = AutoTokenizer.from_pretrained(args.backbone, model_max_length=MAX_TOKENS)
+    recipe = {name: getattr(args, name) for name in ("papers", "steps", "groups", "lr")}
+
+    def train_seed(seed: int):
+        rng = random.Random(seed)
+        sources = mine(bi_encoder, args.data, papers, args.work, rng)
+        torch.manual_seed(seed)
+        model = lora.cross_encoder(args.backbone).to(device)
+        batches = mining.Batches([(share, sources[name]) for name, share in SHARES.items()], args.groups, rng)
+        kept = args.work / ("-".join(["run", *map(str, recipe.values()), str(seed)]) + ".pt")
+        log = train(model, tokenizer, batches, bi_encoder, device, steps=args.steps, lr=args.lr, seed=seed, kept=kept)
+        return model, {"groups": {name: len(groups) for name, groups in sources.items()}, "log": log}
+
+    keep_the_best(train_seed, recipe, tokenizer, bi_encoder, papers, args, device)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The other embedded models: what they load as, what they give, and that it is the same however it is computed."""
+"""All embedded models but the reranker as shipped; the sparse and the late-interaction one, however computed."""
 
 import json
 import warnings
@@ -16,6 +16,8 @@ PASSAGES = [
 ]
 QUERIES = ["How many people live in Berlin?", "what is rlhf?"]
 LOADERS = {
+    "reranker-small": rr.load_reranker,
+    "pair-scorer": rr.load_pair_scorer,
     "sparse": rr.load_sparse_encoder,
     "late-interaction": rr.load_late_interaction,
 }
