@@ -63,8 +63,9 @@ def test_what_is_cached_is_not_computed(small, texts, tmp_path, monkeypatch):
         lambda m, t: m[0].auto_model.embeddings.word_embeddings.weight.data.mul_(1.5),
         lambda m, t: setattr(m[1], "pooling_mode", "cls"),
         lambda m, t: m.prompts.update(query="read "),
+        lambda m, t: setattr(m.tokenizer.backend_tokenizer, "normalizer", None),
     ],
-    ids=["text", "maximum length", "weights", "pooling", "prefix"],
+    ids=["text", "maximum length", "weights", "pooling", "prefix", "tokenizer"],
 )
 def test_what_decides_a_vector_is_in_its_key(folder, texts, tmp_path, change):
     """With anything changed that decides vectors, none of the old ones come back."""
@@ -77,6 +78,15 @@ def test_what_decides_a_vector_is_in_its_key(folder, texts, tmp_path, change):
         expected = rr.encode(changed, texts, cache=False, kind="query")
     assert (after == expected).all()
     assert (after != before).any()
+
+
+def test_what_the_last_call_left_in_the_tokenizer_is_not_in_the_key(folder, texts, tmp_path, monkeypatch):
+    model = rr.load_bi_encoder(str(folder), device="cpu", dtype=torch.float32)
+    first = rr.encode(model, texts, cache=tmp_path)
+    model.tokenizer.backend_tokenizer.enable_truncation(5)
+    model.tokenizer.backend_tokenizer.enable_padding(length=7)
+    monkeypatch.setattr(encoding._Encoder, "__call__", lambda *a: pytest.fail("computed again"))
+    assert (rr.encode(model, texts, cache=tmp_path) == first).all()
 
 
 @pytest.mark.parametrize("damage", ["flipped byte", "truncated", "empty", "of another shape"])
