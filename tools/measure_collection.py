@@ -13,6 +13,7 @@ from pathlib import Path
 
 import bm25s
 import numpy as np
+import torch
 
 import rrhelpers as rr
 from rrhelpers.evaluating import MEASURES, RELEVANT
@@ -73,8 +74,11 @@ def main() -> None:
     args = parser.parse_args()
     papers, asked, qrels = rr.load_papers(), rr.load_queries(args.split), rr.load_qrels(args.split)
     passages, ids, queries = papers["chunk"][:], rr.passage_ids(papers), asked["query"][:]
-    model, reranker = rr.load_bi_encoder(), rr.load_reranker()
-    hits = rr.search(rr.encode(model, queries), rr.encode(model, passages), top_k=DEPTH)
+    # In full precision, and nothing from the cache, which may hold what half precision gave: a record is
+    # to be the same wherever it's made.
+    model, reranker = rr.load_bi_encoder(dtype=torch.float32), rr.load_reranker(dtype=torch.float32)
+    vectors = rr.encode(model, passages, cache=False)
+    hits = rr.search(rr.encode(model, queries, cache=False), vectors, top_k=DEPTH)
     lists = {
         "bi-encoder": hits,
         "BM25": bm25_run(passages, queries),

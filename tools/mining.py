@@ -111,10 +111,10 @@ def group(asked: list[tuple[str, int]], queries, passages: list[str], owner, vec
     return groups
 
 
-def questions(model, papers: Papers, work: Path, rng, per_paper: int = 4) -> list[Group]:
-    """Group questions and titles of the training papers."""
+def questions(model, papers: Papers, work: Path, rng, split: str = "train", per_paper: int = 4) -> list[Group]:
+    """Group questions and titles of a split's papers."""
     asked = []
-    for number in papers.numbers("train"):
+    for number in papers.numbers(split):
         own = papers.papers[number]["questions"]
         asked += [(q, number) for q in [*rng.sample(own, min(per_paper, len(own))), papers.papers[number]["title"]]]
     queries = encode(model, [q for q, _ in asked], work)

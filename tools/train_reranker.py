@@ -15,7 +15,8 @@ The recipe, in four steps:
 4. Do it with three seeds, keep the one that is best on papers held out for development, and measure it on papers
    that nothing was trained on (one in ten each, by a hash of the paper's id).
 
-`fit_fusion.py` then finds how the logit is weighed with the bi-encoder's cosine.
+`fit_temperature.py` then makes the logits readable as log-odds, and `fit_fusion.py` finds how they are
+weighed with the bi-encoder's cosine.
 """
 
 import argparse
