@@ -44,6 +44,16 @@ def test_the_kept_seed_is_the_best_on_dev_and_the_others_are_told():
             assert figure(value, 4) in CARDS, row["seed"]
 
 
+def test_the_temperature_is_the_one_fitted():
+    fitted = json.loads((RERANKER / "training.json").read_text())["temperature"]
+    said = next(line for line in CARDS.splitlines() if line.startswith("**Temperature.**"))
+    assert f"{fitted['temperature']}, the one" in said
+    assert all(f"{count:,} " in said for count in fitted["groups"].values())
+    assert all(figure(fitted[f"loss {when}"], 4) in said for when in ("before", "after"))
+    assert all(figure(alone["temperature"], 3) in said for alone in fitted["each alone"].values())
+    assert all(figure(alone["bias"], 2) in said for alone in fitted["each alone, with a bias"].values())
+
+
 def test_the_figures_from_elsewhere_are_those_measured():
     for name, measured in json.loads((RERANKER / "elsewhere.json").read_text()).items():
         assert figure(measured["bi_encoder"], 3) in CARDS, name

@@ -89,6 +89,13 @@ def test_a_model_without_a_fusion_gives_its_logits(reranker, monkeypatch):
     assert {hit.corpus_id: hit.score for hit in rr.rerank(reranker, QUERY, HITS, PASSAGES)} == logits_of(reranker)
 
 
+def test_an_answer_is_probable_and_a_passage_on_the_topic_is_not(reranker):
+    best = rr.rerank(reranker, QUERY, HITS, PASSAGES, score="probability", fuse=False)
+    probability = {hit.corpus_id: hit.score for hit in best}
+    assert probability[2] > 0.8
+    assert max(probability[i] for i in (0, 1, 3)) < 0.3
+
+
 def test_probability_is_the_sigmoid_and_keeps_the_order(reranker):
     logits = rr.rerank(reranker, QUERY, HITS, PASSAGES)
     probabilities = rr.rerank(reranker, QUERY, HITS, PASSAGES, score="probability")
