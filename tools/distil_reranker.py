@@ -13,7 +13,6 @@
 import hashlib
 import json
 import random
-import warnings
 from pathlib import Path
 
 import lora
@@ -47,16 +46,7 @@ def taught(lists: list[tuple[str, list[str]]], work: Path) -> list[Example]:
     kept = work / f"logits-{digest.hexdigest()[:16]}.npy"
     pairs = [(query, text) for query, texts in lists for text in texts]
     if not kept.exists():
-        texts = [text for _, text in pairs]
-        hits = iter([rr.Hit(row, 0.0, 1) for row in range(len(texts))])
-        asked = [[next(hits) for _ in texts] for _, texts in lists]
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # some texts are cut
-            found = rr.rerank(rr.load_reranker(), [query for query, _ in lists], asked, texts, fuse=False)
-        logits = np.zeros(len(texts), dtype=np.float32)
-        for hit in (hit for best in found for hit in best):
-            logits[hit.corpus_id] = hit.score
-        np.save(kept, logits)
+        np.save(kept, mining.logits_of(rr.load_reranker(), lists))
     return [(*pair, float(logit)) for pair, logit in zip(pairs, np.load(kept), strict=True)]
 
 

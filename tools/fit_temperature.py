@@ -15,7 +15,6 @@ The head's weights are divided by it. `training.json` then has it, and a second 
 import argparse
 import json
 import random
-import warnings
 from pathlib import Path
 
 import mining
@@ -27,20 +26,6 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 
 import rrhelpers as rr
-
-
-def logits_of(reranker, groups: list[mining.Group]) -> np.ndarray:
-    """Return the logits of shape (groups, 4), the positive's first."""
-    texts = [text for g in groups for text in g.passages]
-    rows = iter(range(len(texts)))
-    hits = [[rr.Hit(next(rows), 0.0, 1) for _ in g.passages] for g in groups]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # some texts are cut
-        found = rr.rerank(reranker, [g.query for g in groups], hits, texts, fuse=False)
-    logits = np.zeros(len(texts))
-    for hit in (hit for best in found for hit in best):
-        logits[hit.corpus_id] = hit.score
-    return logits.reshape(len(groups), -1)
 
 
 def fit(collections: list[np.ndarray], *, bias: bool = False) -> dict[str, float]:
@@ -87,7 +72,10 @@ def main() -> None:
         "TREC-QA": mining.trec_qa(encoder, args.data / "general_qa" / "trecqa-dev.csv", args.work, rng),
     }
     reranker = rr.load_reranker(args.reranker)
-    logits = {name: logits_of(reranker, some) for name, some in groups.items()}
+    logits = {
+        name: mining.logits_of(reranker, [(g.query, g.passages) for g in some]).reshape(len(some), -1)
+        for name, some in groups.items()
+    }
     record["temperature"] = fit(list(logits.values())) | {
         "groups": {name: len(some) for name, some in groups.items()},
         "each alone": {name: fit([some]) for name, some in logits.items()},

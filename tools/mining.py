@@ -9,6 +9,7 @@ import gzip
 import hashlib
 import json
 import random
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -147,6 +148,20 @@ def trec_qa(model, path: Path, work: Path, rng) -> list[Group]:
     passages = encode(model, [p for _, four in drawn for p in four], work)
     cosines = np.einsum("qd,qnd->qn", queries, passages.reshape(len(drawn), NEGATIVES + 1, -1))
     return [Group(q, four, list(map(float, c))) for (q, four), c in zip(drawn, cosines, strict=True)]
+
+
+def logits_of(reranker, lists: list[tuple[str, list[str]]]) -> np.ndarray:
+    """Return the logit of every pair of a query and one of its texts, in their order, in one row."""
+    texts = [text for _, own in lists for text in own]
+    rows = iter(range(len(texts)))
+    hits = [[rr.Hit(next(rows), 0.0, 1) for _ in own] for _, own in lists]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # some texts are cut
+        found = rr.rerank(reranker, [query for query, _ in lists], hits, texts, fuse=False)
+    logits = np.zeros(len(texts), dtype=np.float32)
+    for hit in (hit for best in found for hit in best):
+        logits[hit.corpus_id] = hit.score
+    return logits
 
 
 def sentence_pairs(path: Path) -> list[tuple[str, str, float]]:

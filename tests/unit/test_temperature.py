@@ -17,7 +17,6 @@ def test_the_temperature_is_the_one_that_was_put_in():
     found = fit_temperature.fit([logits])
     assert found["temperature"] == pytest.approx(1 / k, abs=0.01)
     assert found["loss after"] < found["loss before"]
-    assert fit_temperature.fit([logits * found["temperature"]])["temperature"] != pytest.approx(1, abs=0.1)
     assert fit_temperature.fit([logits / found["temperature"]])["temperature"] == pytest.approx(1, abs=0.01)
     assert fit_temperature.fit([logits], bias=True)["bias"] == pytest.approx(0, abs=0.05)
     assert fit_temperature.fit([logits + 1], bias=True)["bias"] == pytest.approx(-k, abs=0.05)
