@@ -44,6 +44,16 @@ def test_the_kept_seed_is_the_best_on_dev_and_the_others_are_told():
             assert figure(value, 4) in CARDS, row["seed"]
 
 
+def test_the_seed_that_was_trained_later_is_told_and_no_better_beyond_chance():
+    later = json.loads((RERANKER / "training.json").read_text())["trained later"]
+    for measured in (later["dev"], later["seed 13 on the same hits"]):
+        for value in (measured["reranked_mrr@10"], measured["gain"], *measured["gain_95%"]):
+            assert figure(value, 4) in CARDS
+    low, high = later["difference"]["95%"]
+    assert low < 0 < high
+    assert all(figure(value, 4) in CARDS for value in (low, high, later["difference"]["mean"]))
+
+
 def test_the_temperature_is_the_one_fitted():
     fitted = json.loads((RERANKER / "training.json").read_text())["temperature"]
     said = next(line for line in CARDS.splitlines() if line.startswith("**Temperature.**"))
