@@ -68,12 +68,12 @@ def test_saved_and_loaded_again(cross_encoder, tmp_path):
 def test_bf16_keeps_the_order_of_what_is_apart(role, small_reranker, scorer):
     """Logits that differ by a tenth or more keep their order in bfloat16, and aren't tied."""
     rough = LOADERS[role](role, device="cpu", dtype=torch.bfloat16)
-    queries, passages = rr.load_queries("dev")["query"][:6], rr.load_papers()["chunk"][:8]
+    queries, passages = rr.load_queries("dev")["query"][:4], rr.load_papers()["chunk"][:8]
     pairs = [(query, passage) for query in queries for passage in passages]
     exact = logits(small_reranker if role == "reranker-small" else scorer, pairs)
     coarse = logits(rough, pairs)
     apart = exact[:, None] - exact[None] > 0.1
-    assert apart.sum() > 500
+    assert apart.sum() > 250
     assert (coarse[:, None] - coarse[None])[apart].min() > 0
 
 
@@ -106,8 +106,8 @@ def test_pair_scorer_is_on_the_benchmark_s_scale(scorer):
     assert same > alike
 
 
-def test_pair_scorer_is_nearer_to_the_scores_of_the_book_s_test_pairs_than_the_cosine(scorer):
-    rows = rr.load_pairs("test")
+def test_pair_scorer_is_nearer_to_the_scores_of_the_book_s_test_pairs_than_the_cosine():
+    scorer, rows = rr.load_pair_scorer(device="cpu"), rr.load_pairs("test")
     found = scorer.predict(list(zip(rows["sentence1"], rows["sentence2"], strict=True)), show_progress_bar=False)
     by_scorer = spearmanr(found, rows["score"][:])[0]
     measured = json.loads((backbone._WEIGHTS / "pair-scorer" / "training.json").read_text())["spearman"]
