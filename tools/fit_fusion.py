@@ -14,7 +14,6 @@ and reliability on the mini ai-arxiv's dev queries (by cross-validation over que
 sum gains on held-out papers.
 """
 
-import argparse
 import csv
 import hashlib
 import json
@@ -24,11 +23,9 @@ from pathlib import Path
 
 import mining
 import numpy as np
-import torch
-from sentence_transformers import SentenceTransformer
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold
-from train_reranker import TOP_K, gain, reciprocal_rank, score_held_out
+from train_reranker import TOP_K, gain, prepare, reciprocal_rank, score_held_out, sources
 
 import rrhelpers as rr
 from rrhelpers.evaluating import RELEVANT
@@ -158,19 +155,13 @@ def reliability(probabilities: np.ndarray, labels: np.ndarray) -> tuple[list[dic
 
 def main() -> None:
     """Score, fit, measure, write."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--backbone", required=True)
-    parser.add_argument("--work", type=Path, required=True)
+    parser = sources(__doc__.splitlines()[0])
     parser.add_argument("--reranker", default="reranker")
     parser.add_argument("--questions", type=int, nargs=2, default=(200, 1000), help="dev and test, of held-out papers")
     args = parser.parse_args()
     folder = mining.ROOT / "rrhelpers" / "weights" / args.reranker
     model, reranker = rr.load_bi_encoder(), rr.load_reranker(args.reranker)
-    encoder = SentenceTransformer(
-        args.backbone, device=str(rr.pick_device()), model_kwargs={"dtype": torch.bfloat16}
-    )  # as in training, so that vectors in the work folder are found again
-    papers = mining.load_papers(encoder, args.data / "ai_qa" / "papers.jsonl.gz", args.work)
+    _, encoder, papers = prepare(args)
     dev, test = (
         held_out(reranker, folder, encoder, papers, split, count, args.work)
         for split, count in zip(("dev", "test"), args.questions, strict=True)

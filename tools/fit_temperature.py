@@ -2,28 +2,26 @@
 
     python tools/fit_temperature.py --data DIR --work DIR --backbone DIR --reranker reranker
 
-Training pulls the logits towards what the bi-encoder says, so they are surer or less sure than they
-should be. Temperature scaling (https://arxiv.org/abs/1706.04599) divides all of them by one number, the
-one that makes the labels likeliest on queries that weren't trained on: questions and titles of the
-papers held out for development, and TREC-QA's dev questions, each with a passage that answers and
-three hard negatives, as in training. Both collections have the same total weight. One number changes no
-order and no sign. A bias besides is fitted only to be told: what it should be differs by collection.
+Nothing in the training sees to it that the logits have the right size. Temperature scaling
+(https://arxiv.org/abs/1706.04599) divides all of them by one number, the one that makes the labels
+likeliest on queries that weren't trained on: questions and titles of the papers held out for
+development, and TREC-QA's dev questions, each with a passage that answers and three hard negatives, as
+in training. Both collections have the same total weight. One number changes no order and no sign. A bias
+besides is fitted only to be told: what it should be differs by collection.
 
 The head's weights are divided by it. `training.json` then has it, and a second run is refused.
 """
 
-import argparse
 import json
 import random
 from pathlib import Path
 
 import mining
 import numpy as np
-import torch
 from safetensors.torch import load_file, save_file
-from sentence_transformers import SentenceTransformer
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
+from train_reranker import prepare, sources
 
 import rrhelpers as rr
 
@@ -52,20 +50,14 @@ def divide_head(path: Path, temperature: float) -> None:
 
 def main() -> None:
     """Mine, score, fit, divide."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--backbone", required=True)
-    parser.add_argument("--work", type=Path, required=True)
+    parser = sources(__doc__.splitlines()[0])
     parser.add_argument("--reranker", default="reranker")
     args = parser.parse_args()
     folder = mining.ROOT / "rrhelpers" / "weights" / args.reranker
     record = json.loads((folder / "training.json").read_text(encoding="utf-8"))
     if "temperature" in record:
         raise SystemExit(f"{folder.name} has its temperature already, in its head: train it anew to fit another")
-    encoder = SentenceTransformer(
-        args.backbone, device=str(rr.pick_device()), model_kwargs={"dtype": torch.bfloat16}
-    )  # as in training, so that vectors in the work folder are found again
-    papers = mining.load_papers(encoder, args.data / "ai_qa" / "papers.jsonl.gz", args.work)
+    _, encoder, papers = prepare(args)
     rng = random.Random(13)
     groups = {
         "held-out papers": mining.questions(encoder, papers, args.work, rng, split="dev"),

@@ -185,14 +185,20 @@ def measured(scores: dict[str, np.ndarray]) -> dict:
     return counts | gain(scores["logits"], scores["cosines"], scores["labels"])
 
 
-def arguments(description: str) -> argparse.ArgumentParser:
-    """Return a parser of what every reranker's training takes."""
+def sources(description: str) -> argparse.ArgumentParser:
+    """Return a parser of what `prepare` needs."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--backbone", required=True, help="folder or hub id of all-MiniLM-L6-v2")
     parser.add_argument("--work", type=Path, required=True, help="what takes long is kept here, and taken up again")
-    parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--papers", type=int, default=8000)
+    return parser
+
+
+def arguments(description: str) -> argparse.ArgumentParser:
+    """Return a parser of what every reranker's training takes."""
+    parser = sources(description)
+    parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--lr", type=float, default=6e-4)
     parser.add_argument("--questions", type=int, nargs=2, default=(400, 1000), help="dev and test")
     parser.add_argument("--seeds", type=int, nargs="+", default=[13, 14, 15])
