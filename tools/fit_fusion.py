@@ -189,6 +189,7 @@ def main() -> None:
         "held-out papers": {
             "chunks": len(papers.chunks),
             "questions": args.questions[1],
+            "recall@25": round(float(test.labels.reshape(shape).any(1).mean()), 3),
             "logit alone": gain(*(a.reshape(shape) for a in (test.logits, test.cosines, test.labels))),
             "fused": gain(*(a.reshape(shape) for a in (test.sums(ratio), test.cosines, test.labels))),
         },

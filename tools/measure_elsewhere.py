@@ -3,9 +3,10 @@
     python tools/measure_elsewhere.py --data DIR --out rrhelpers/weights/reranker/elsewhere.json
 
 `--data` holds `cisi/` (the CISI test collection: documents and queries on information science) and
-`general_qa/trecqa-test.csv` (TREC's answer sentences). In CISI the first 25 of the bi-encoder are
-reranked and judged by nDCG@10; in TREC-QA all sentences of a question are, by the reciprocal rank
-of the first that answers. Questions whose sentences all answer, or none, say nothing and are left out.
+`general_qa/trecqa-test.csv` (TREC's answer sentences). The third and fourth are the short questions that are held
+out: "what is X?" with what explains X and what only mentions it, and facts. In CISI the first 25 of the bi-encoder
+are reranked and judged by nDCG@10; in the others all texts of a question are, by the reciprocal rank of the first
+that answers. Questions whose texts all answer, or none, say nothing and are left out.
 Both as `rr.rerank` does by default (with the model's fusion, if it has one) and by the logit alone.
 """
 
@@ -17,6 +18,7 @@ import warnings
 from collections import defaultdict
 from pathlib import Path
 
+import mining
 import numpy as np
 from tqdm.auto import tqdm
 
@@ -67,15 +69,29 @@ def cisi(model, reranker, folder: Path) -> list[tuple[float, float, float]]:
     return scores
 
 
-def trec_qa(model, reranker, path: Path) -> list[tuple[float, float, float]]:
-    """Return the reciprocal rank before reranking, after it, and by the logit alone, for each question."""
+def trec_qa(path: Path) -> list[tuple[str, list[tuple[str, int]]]]:
+    """Return questions with their sentences, each labelled 1 if it answers and else 0."""
     by_question = defaultdict(list)
     with path.open(encoding="utf-8", newline="") as lines:
         for row in csv.DictReader(lines):
             by_question[row["qtext"]].append((row["atext"], int(row["label"])))
+    return list(by_question.items())
+
+
+def short(kind: str) -> list[tuple[str, list[tuple[str, int]]]]:
+    """Return the short questions of a kind that are held out, with their texts in the same manner."""
+    form = {"term": "what is {}?", "question": "{}"}[kind]
+    return [
+        (form.format(row[kind]), [(t, 1) for t in row["answers"]] + [(t, 0) for t in row["others"]])
+        for row in mining.short_questions(kind, held_out=True)
+    ]
+
+
+def first_answer(model, reranker, questions, name: str) -> list[tuple[float, float, float]]:
+    """Return the reciprocal rank before reranking, after it, and by the logit alone, for each question."""
     scores = []
-    for question, sentences in tqdm(by_question.items(), desc="TREC-QA"):
-        texts, labels = zip(*sentences, strict=True)
+    for question, labelled in tqdm(questions, desc=name):
+        texts, labels = zip(*labelled, strict=True)
         if 0 < sum(labels) < len(labels):
             vectors = rr.encode(model, texts, progress=False)
             own = {row for row, label in enumerate(labels) if label}
@@ -107,10 +123,14 @@ def main() -> None:
     args = parser.parse_args()
     warnings.simplefilter("ignore")  # truncated documents
     model, reranker = rr.load_bi_encoder(), rr.load_reranker(args.reranker)
-    result = {
-        "cisi": summary(cisi(model, reranker, args.data / "cisi"), "nDCG@10"),
-        "trec_qa": summary(trec_qa(model, reranker, args.data / "general_qa" / "trecqa-test.csv"), "MRR"),
+    questions = {
+        "trec_qa": trec_qa(args.data / "general_qa" / "trecqa-test.csv"),
+        "terms": short("term"),
+        "facts": short("question"),
     }
+    result = {"cisi": summary(cisi(model, reranker, args.data / "cisi"), "nDCG@10")}
+    for name, asked in questions.items():
+        result[name] = summary(first_answer(model, reranker, asked, name), "MRR")
     args.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(result, indent=1))
 
