@@ -24,7 +24,7 @@ NEGATIVES = 3
 DEPTH = 30
 # A negative that the bi-encoder puts far above the positive often answers the question too.
 TOO_GOOD = 0.05
-# Written for this, in no collection: terms with passages that explain and passages that only mention them, and
+# Written for this, in no collection: terms with passages that explain them (mostly once by name) and passages that only mention them (twice or more), and
 # facts with sentences that say them and sentences about the same thing that don't. Training texts, not a source:
 # many of the reports in them are made up.
 SHORT_QUESTIONS = Path(__file__).with_name("short_questions.jsonl")

@@ -15,8 +15,9 @@ The recipe, in four steps:
 4. Do it with three seeds and keep the one that is best on papers held out for development.
 
 With `--last-steps 400` a last part follows the third, with what long questions on papers don't teach: "what is X?",
-where one passage explains X and three others are just as full of the word, and short questions of fact. Both were
-written for this (`short_questions.jsonl`). The adapter that is shipped has no such part.
+where one passage explains X and three others only mention it, and short questions of fact. Both were written for
+this (`short_questions.jsonl`). What explains mostly has the word once, what mentions twice or more, so a model may
+learn to count instead of to read. The adapter that is shipped has no such part.
 
 `fit_temperature.py` then makes the logits readable as log-odds, and `fit_fusion.py` finds how they are weighed with
 the bi-encoder's cosine, and measures both on papers that nothing was trained on.
@@ -41,7 +42,7 @@ from transformers import AutoTokenizer
 MAX_TOKENS = 256
 TOP_K = 25
 SHARES = {"questions": 0.6, "xquad": 0.2, "trec_qa": 0.2}
-LAST_SHARES = {"questions": 0.35, "explains": 0.25, "facts": 0.2, "xquad": 0.05, "trec_qa": 0.15}
+LAST_SHARES = {"questions": 0.35, "terms": 0.25, "facts": 0.2, "xquad": 0.05, "trec_qa": 0.15}
 
 
 def logits_of(model, tokenizer, pairs: list[tuple[str, str]], device) -> torch.Tensor:
@@ -138,8 +139,6 @@ def mine(model, data: Path, papers: mining.Papers, work: Path, rng) -> dict[str,
         "questions": mining.questions(model, papers, work, rng),
         "xquad": mining.xquad(model, data / "general_qa" / "xquad.en.json", work, rng),
         "trec_qa": mining.trec_qa(model, data / "general_qa" / "trecqa-train.csv", work, rng),
-        "explains": mining.written(model, "term", work),
-        "facts": mining.written(model, "question", work),
     }
 
 
@@ -263,11 +262,13 @@ def main() -> None:
             return train(model, tokenizer, batches, bi_encoder, device, **how)
 
         name = f"run-{args.papers}-{args.steps}-{args.groups}-{args.lr}-{seed}"
-        told = {"groups": {source: len(groups) for source, groups in sources.items()}}
-        told["log"] = part(SHARES, args.steps, args.steps // 5, args.lr, f"{name}.pt")
+        told = {"log": part(SHARES, args.steps, args.steps // 5, args.lr, f"{name}.pt")}
         if args.last_steps:
+            sources["terms"] = mining.written(bi_encoder, "term", args.work)
+            sources["facts"] = mining.written(bi_encoder, "question", args.work)
             last = f"{name}-{args.last_steps}-{args.last_lr}.pt"
             told["last log"] = part(LAST_SHARES, args.last_steps, 0, args.last_lr, last)
+        told["groups"] = {source: len(groups) for source, groups in sources.items()}
         return model, told
 
     keep_the_best(train_seed, recipe, tokenizer, bi_encoder, papers, args, device)
