@@ -14,11 +14,6 @@ The recipe, in four steps:
    logit's sign means something, plus a small pull towards the bi-encoder's *differences*.
 4. Do it with three seeds and keep the one that is best on papers held out for development.
 
-With `--last-steps 400` a last part follows the third, with what long questions on papers don't teach: "what is X?",
-where one passage explains X and three others only mention it, and short questions of fact. Both were written for
-this (`short_questions.jsonl`). What explains mostly has the word once, what mentions twice or more, so a model may
-learn to count instead of to read. The adapter that is shipped has no such part.
-
 `fit_temperature.py` then makes the logits readable as log-odds, and `fit_fusion.py` finds how they are weighed with
 the bi-encoder's cosine, and measures both on papers that nothing was trained on.
 """
@@ -42,7 +37,6 @@ from transformers import AutoTokenizer
 MAX_TOKENS = 256
 TOP_K = 25
 SHARES = {"questions": 0.6, "xquad": 0.2, "trec_qa": 0.2}
-LAST_SHARES = {"questions": 0.35, "terms": 0.25, "facts": 0.2, "xquad": 0.05, "trec_qa": 0.15}
 
 
 def logits_of(model, tokenizer, pairs: list[tuple[str, str]], device) -> torch.Tensor:
@@ -77,8 +71,8 @@ def unrelated(groups: list[mining.Group], rng) -> list[tuple[str, str]]:
     return [(rng.choice(texts), rng.choice(texts)) for _ in groups]
 
 
-def train(model, tokenizer, batches, bi_encoder, device, *, steps, imitating, lr, seed, kept: Path) -> list[dict]:
-    """Run `steps` steps, the first `imitating` of them on the bi-encoder's cosines, and return the log.
+def train(model, tokenizer, batches, bi_encoder, device, *, steps, lr, seed, kept: Path) -> list[dict]:
+    """Run `steps` steps, the first fifth of them on the bi-encoder's cosines, and return the log.
 
     Every 50 steps all that is needed to go on is kept in `kept`; a run with the same settings goes on from there.
     """
@@ -98,7 +92,7 @@ def train(model, tokenizer, batches, bi_encoder, device, *, steps, imitating, lr
         log, done, started = state["log"], state["done"], started - state["seconds"]
         for step in range(done):  # the draws that were made
             groups = batches.next()
-            if step < imitating:
+            if step < steps // 5:
                 unrelated(groups, rng)
     model.train()
     for step in tqdm(range(done, steps), initial=done, total=steps, desc="training"):
@@ -106,7 +100,7 @@ def train(model, tokenizer, batches, bi_encoder, device, *, steps, imitating, lr
         pairs = [(g.query, p) for g in groups for p in g.passages]
         scores = logits_of(model, tokenizer, pairs, device).view(len(groups), -1)
         cosines = as_logit(torch.tensor([g.cosines for g in groups], device=device))
-        if step < imitating:
+        if step < steps // 5:
             others = imitate(model, tokenizer, bi_encoder, unrelated(groups, rng), device)
             loss = 0.8 * F.mse_loss(scores, cosines) + 0.2 * others  # by their numbers of pairs
         else:
@@ -243,33 +237,20 @@ def main() -> None:
     parser = arguments(__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--groups", type=int, default=8, help="queries a step, four pairs each")
-    parser.add_argument("--last-steps", type=int, default=0, help="steps with short questions besides")
-    parser.add_argument("--last-lr", type=float, default=3e-4)
     args = parser.parse_args()
     device, bi_encoder, papers = prepare(args)
     tokenizer = AutoTokenizer.from_pretrained(args.backbone, model_max_length=MAX_TOKENS)
-    recipe = {name: getattr(args, name) for name in ("papers", "steps", "groups", "lr", "last_steps", "last_lr")}
+    recipe = {name: getattr(args, name) for name in ("papers", "steps", "groups", "lr")}
 
     def train_seed(seed: int):
         rng = random.Random(seed)
         sources = mine(bi_encoder, args.data, papers, args.work, rng)
         torch.manual_seed(seed)
         model = lora.cross_encoder(args.backbone).to(device)
-
-        def part(shares: dict[str, float], steps: int, imitating: int, lr: float, kept: str) -> list[dict]:
-            batches = mining.Batches([(share, sources[name]) for name, share in shares.items()], args.groups, rng)
-            how = {"steps": steps, "imitating": imitating, "lr": lr, "seed": seed, "kept": args.work / kept}
-            return train(model, tokenizer, batches, bi_encoder, device, **how)
-
-        name = f"run-{args.papers}-{args.steps}-{args.groups}-{args.lr}-{seed}"
-        told = {"log": part(SHARES, args.steps, args.steps // 5, args.lr, f"{name}.pt")}
-        if args.last_steps:
-            sources["terms"] = mining.written(bi_encoder, "term", args.work)
-            sources["facts"] = mining.written(bi_encoder, "question", args.work)
-            last = f"{name}-{args.last_steps}-{args.last_lr}.pt"
-            told["last log"] = part(LAST_SHARES, args.last_steps, 0, args.last_lr, last)
-        told["groups"] = {source: len(groups) for source, groups in sources.items()}
-        return model, told
+        batches = mining.Batches([(share, sources[name]) for name, share in SHARES.items()], args.groups, rng)
+        kept = args.work / ("-".join(["run", *map(str, recipe.values()), str(seed)]) + ".pt")
+        log = train(model, tokenizer, batches, bi_encoder, device, steps=args.steps, lr=args.lr, seed=seed, kept=kept)
+        return model, {"groups": {name: len(groups) for name, groups in sources.items()}, "log": log}
 
     keep_the_best(train_seed, recipe, tokenizer, bi_encoder, papers, args, device)
 
