@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from fitting import fit
 from torch.nn import functional as F
-from train_reranker import SHARES, arguments, keep_the_best, logits_of, mine, prepare
+from train_reranker import SHARES, arguments, each_seed, logits_of, mine, prepare, write_down
 from transformers import AutoTokenizer
 
 import rrhelpers as rr
@@ -90,7 +90,13 @@ def main() -> None:
         model, log = distil(examples, tokenizer, device, args, seed)
         return model, {"log": log}
 
-    keep_the_best(train_seed, recipe, tokenizer, bi_encoder, papers, args, device)
+    rows, kept = [], None
+    for model, row in each_seed(train_seed, tokenizer, bi_encoder, papers, args, device):
+        rows.append(row)
+        if row["dev"]["gain"] == max(row["dev"]["gain"] for row in rows):
+            kept = row["seed"]
+            lora.save(model, args.out)
+    write_down(recipe, kept, papers, rows, args.out)
 
 
 if __name__ == "__main__":

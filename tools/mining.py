@@ -24,10 +24,11 @@ NEGATIVES = 3
 DEPTH = 30
 # A negative that the bi-encoder puts far above the positive often answers the question too.
 TOO_GOOD = 0.05
-# Written for this, in no collection: terms with passages that explain them, mostly once by name, and passages that only
-# mention them, twice or more; facts with sentences that say them and sentences about the same thing that don't.
-# No source: many of the reports in them are made up.
+# Written for this, in no collection: terms with passages that explain and passages that only mention them, by the
+# same number of times on average; facts with sentences that say them and sentences about the same thing that don't.
+# Training texts, not a source: many of the reports in them are made up.
 SHORT_QUESTIONS = Path(__file__).with_name("short_questions.jsonl")
+FORMS = ("what is {}?", "what is {}?", "what does {} mean?", "how does {} work?", "explain {}", "{}")
 
 
 @dataclass
@@ -152,10 +153,7 @@ def trec_qa(model, path: Path, work: Path, rng) -> list[Group]:
         if len(s["0"]) >= NEGATIVES
         for positive in s["1"]
     ]
-    queries = encode(model, [q for q, _ in drawn], work)
-    passages = encode(model, [p for _, four in drawn for p in four], work)
-    cosines = np.einsum("qd,qnd->qn", queries, passages.reshape(len(drawn), NEGATIVES + 1, -1))
-    return [Group(q, four, list(map(float, c))) for (q, four), c in zip(drawn, cosines, strict=True)]
+    return with_cosines(model, drawn, work)
 
 
 def short_questions(kind: str, *, held_out: bool) -> list[dict]:
@@ -163,6 +161,24 @@ def short_questions(kind: str, *, held_out: bool) -> list[dict]:
     with SHORT_QUESTIONS.open(encoding="utf-8") as lines:
         rows = [row for row in map(json.loads, lines) if kind in row]
     return [row for row in rows if (bucket(row[kind].lower()) < 2) == held_out]
+
+
+def written(model, kind: str, work: Path) -> list[Group]:
+    """Group the short questions of a kind that aren't held out, a group for each answer; always the same groups."""
+    rng, drawn = random.Random(13), []
+    for row in short_questions(kind, held_out=False):
+        for answer in row["answers"]:
+            query = rng.choice(FORMS).format(row["term"]) if kind == "term" else row["question"]
+            drawn.append((rng.choice([query, query.lower()]), [answer, *rng.sample(row["others"], NEGATIVES)]))
+    return with_cosines(model, drawn, work)
+
+
+def with_cosines(model, drawn: list[tuple[str, list[str]]], work: Path) -> list[Group]:
+    """Group queries with the passages that were drawn for them, the same number for each."""
+    queries = encode(model, [query for query, _ in drawn], work)
+    passages = encode(model, [text for _, texts in drawn for text in texts], work)
+    cosines = np.einsum("qd,qnd->qn", queries, passages.reshape(len(drawn), -1, passages.shape[1]))
+    return [Group(query, texts, list(map(float, c))) for (query, texts), c in zip(drawn, cosines, strict=True)]
 
 
 def logits_of(reranker, lists: list[tuple[str, list[str]]]) -> np.ndarray:

@@ -1,28 +1,32 @@
 """Train the embedded reranker: LoRA on all linear layers of all-MiniLM-L6-v2, read as a cross-encoder.
 
-    python tools/train_reranker.py --data DIR --work DIR --out rrhelpers/weights/reranker
+    python tools/train_reranker.py --data DIR --backbone DIR --work DIR --out DIR
 
 `--data` holds `ai_qa/` and `general_qa/` (see the model cards page for what they are).
 Nothing of their text is stored in the result: the adapter is matrices only.
 
-The recipe, in four steps:
+The recipe, in five steps:
 1. Mine groups of a query, a passage that answers, and three hard negatives (`mining.py`): questions
    and titles of AI papers, and questions of the general world.
 2. Warm up (a fifth of the steps): the cross-encoder learns to reproduce the bi-encoder's cosine on
    pairs of all kinds. It starts from a sane ranking on every domain instead of from noise.
 3. Labels: softmax over one positive and three negatives, plus binary cross-entropy so that the
    logit's sign means something, plus a small pull towards the bi-encoder's *differences*.
-4. Do it with three seeds and keep the one that is best on papers held out for development.
+4. A last part, shorter, with what long questions on papers don't teach: "what is X?", where one passage explains X
+   and three others have the word as often, and short questions of fact. Both were written for this
+   (`short_questions.jsonl`); mined from the papers' titles and acronyms, they didn't teach it.
+5. Do it with three seeds, of which `choose_seed.py` takes one.
 
 `fit_temperature.py` then makes the logits readable as log-odds, and `fit_fusion.py` finds how they are weighed with
 the bi-encoder's cosine, and measures both on papers that nothing was trained on.
 """
 
 import argparse
+import hashlib
 import json
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import lora
@@ -37,6 +41,7 @@ from transformers import AutoTokenizer
 MAX_TOKENS = 256
 TOP_K = 25
 SHARES = {"questions": 0.6, "xquad": 0.2, "trec_qa": 0.2}
+LAST_SHARES = {"questions": 0.4, "explains": 0.2, "facts": 0.2, "xquad": 0.05, "trec_qa": 0.15}
 
 
 def logits_of(model, tokenizer, pairs: list[tuple[str, str]], device) -> torch.Tensor:
@@ -71,8 +76,8 @@ def unrelated(groups: list[mining.Group], rng) -> list[tuple[str, str]]:
     return [(rng.choice(texts), rng.choice(texts)) for _ in groups]
 
 
-def train(model, tokenizer, batches, bi_encoder, device, *, steps, lr, seed, kept: Path) -> list[dict]:
-    """Run `steps` steps, the first fifth of them on the bi-encoder's cosines, and return the log.
+def train(model, tokenizer, batches, bi_encoder, device, *, steps, imitating, lr, seed, kept: Path) -> list[dict]:
+    """Run `steps` steps, the first `imitating` of them on the bi-encoder's cosines, and return the log.
 
     Every 50 steps all that is needed to go on is kept in `kept`; a run with the same settings goes on from there.
     """
@@ -92,7 +97,7 @@ def train(model, tokenizer, batches, bi_encoder, device, *, steps, lr, seed, kep
         log, done, started = state["log"], state["done"], started - state["seconds"]
         for step in range(done):  # the draws that were made
             groups = batches.next()
-            if step < steps // 5:
+            if step < imitating:
                 unrelated(groups, rng)
     model.train()
     for step in tqdm(range(done, steps), initial=done, total=steps, desc="training"):
@@ -100,7 +105,7 @@ def train(model, tokenizer, batches, bi_encoder, device, *, steps, lr, seed, kep
         pairs = [(g.query, p) for g in groups for p in g.passages]
         scores = logits_of(model, tokenizer, pairs, device).view(len(groups), -1)
         cosines = as_logit(torch.tensor([g.cosines for g in groups], device=device))
-        if step < steps // 5:
+        if step < imitating:
             others = imitate(model, tokenizer, bi_encoder, unrelated(groups, rng), device)
             loss = 0.8 * F.mse_loss(scores, cosines) + 0.2 * others  # by their numbers of pairs
         else:
@@ -133,6 +138,8 @@ def mine(model, data: Path, papers: mining.Papers, work: Path, rng) -> dict[str,
         "questions": mining.questions(model, papers, work, rng),
         "xquad": mining.xquad(model, data / "general_qa" / "xquad.en.json", work, rng),
         "trec_qa": mining.trec_qa(model, data / "general_qa" / "trecqa-train.csv", work, rng),
+        "explains": mining.written(model, "term", work),
+        "facts": mining.written(model, "question", work),
     }
 
 
@@ -161,6 +168,21 @@ def score_held_out(model, tokenizer, bi_encoder, papers, split, count, work, dev
     ]
     numbers = np.array([number for _, number in asked])
     return {"logits": np.array(logits), "cosines": cosines, "labels": papers.owner[rows] == numbers[:, None]}
+
+
+@torch.inference_mode()
+def right_first(model, tokenizer, device) -> dict[str, float]:
+    """Return, for both kinds of short questions that were held out, the share with an answer in the first place."""
+    model.eval()
+    shares = {}
+    for kind in ("term", "question"):
+        found = []
+        for row in mining.short_questions(kind, held_out=True):
+            query = f"what is {row['term'].lower()}?" if kind == "term" else row["question"]
+            pairs = [(query, text) for text in row["answers"] + row["others"]]
+            found.append(logits_of(model, tokenizer, pairs, device).argmax().item() < len(row["answers"]))
+        shares[kind] = round(float(np.mean(found)), 3)
+    return shares
 
 
 def gain(scores: np.ndarray, cosines: np.ndarray, labels: np.ndarray) -> dict:
@@ -214,22 +236,23 @@ def prepare(args):
     )  # fmt: skip
 
 
-def keep_the_best(train_seed: Callable, recipe: dict, tokenizer, bi_encoder, papers, args, device) -> None:
-    """Train with each seed, and keep the one that is best on papers held out for development.
+def each_seed(train_seed: Callable, tokenizer, bi_encoder, papers, args, device) -> Iterator[tuple]:
+    """Train with each seed; yield the model and what is to be told of it, measured on papers held out for development.
 
     `train_seed` takes a seed and returns a model and what is to be told of its training.
     """
-    rows, kept = [], None
     for seed in args.seeds:
         model, told = train_seed(seed)
         scores = score_held_out(model, tokenizer, bi_encoder, papers, "dev", args.questions, args.work, device)
-        rows.append({"seed": seed, "dev": measured(scores)} | told)
-        print(json.dumps({"seed": seed, **rows[-1]["dev"]}), flush=True)
-        if rows[-1]["dev"]["gain"] == max(row["dev"]["gain"] for row in rows):
-            kept = seed
-            lora.save(model, args.out)
+        row = {"seed": seed, "dev": measured(scores)}
+        print(json.dumps({"seed": seed, **row["dev"]}), flush=True)
+        yield model, row | told
+
+
+def write_down(recipe: dict, kept: int | None, papers, rows: list[dict], folder: Path) -> None:
+    """Write `training.json`: the recipe, the seed that was kept, and what is to be told of each."""
     result = {"recipe": recipe, "kept": kept, "chunks": len(papers.chunks), "top_k": TOP_K, "seeds": rows}
-    (args.out / "training.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    (folder / "training.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
 def main() -> None:
@@ -237,22 +260,42 @@ def main() -> None:
     parser = arguments(__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--groups", type=int, default=8, help="queries a step, four pairs each")
+    parser.add_argument("--last-steps", type=int, default=500)
+    parser.add_argument("--last-lr", type=float, default=3e-4)
     args = parser.parse_args()
     device, bi_encoder, papers = prepare(args)
     tokenizer = AutoTokenizer.from_pretrained(args.backbone, model_max_length=MAX_TOKENS)
-    recipe = {name: getattr(args, name) for name in ("papers", "steps", "groups", "lr")}
+    recipe = {name: getattr(args, name) for name in ("papers", "steps", "groups", "lr", "last_steps", "last_lr")}
 
     def train_seed(seed: int):
         rng = random.Random(seed)
         sources = mine(bi_encoder, args.data, papers, args.work, rng)
         torch.manual_seed(seed)
         model = lora.cross_encoder(args.backbone).to(device)
-        batches = mining.Batches([(share, sources[name]) for name, share in SHARES.items()], args.groups, rng)
-        kept = args.work / ("-".join(["run", *map(str, recipe.values()), str(seed)]) + ".pt")
-        log = train(model, tokenizer, batches, bi_encoder, device, steps=args.steps, lr=args.lr, seed=seed, kept=kept)
-        return model, {"groups": {name: len(groups) for name, groups in sources.items()}, "log": log}
 
-    keep_the_best(train_seed, recipe, tokenizer, bi_encoder, papers, args, device)
+        def part(shares: dict[str, float], steps: int, imitating: int, lr: float, kept: str) -> list[dict]:
+            batches = mining.Batches([(share, sources[name]) for name, share in shares.items()], args.groups, rng)
+            how = {"steps": steps, "imitating": imitating, "lr": lr, "seed": seed, "kept": args.work / kept}
+            return train(model, tokenizer, batches, bi_encoder, device, **how)
+
+        drawn = json.dumps([[g.query, *g.passages] for groups in sources.values() for g in groups])
+        digest = hashlib.sha256(drawn.encode()).hexdigest()[:8]
+        first = f"run-{digest}-{args.steps}-{args.groups}-{args.lr}-{seed}"
+        log = part(SHARES, args.steps, args.steps // 5, args.lr, f"{first}.pt")
+        before = right_first(model, tokenizer, device)
+        last = part(LAST_SHARES, args.last_steps, 0, args.last_lr, f"{first}-{args.last_steps}-{args.last_lr}.pt")
+        return model, {
+            "groups": {name: len(groups) for name, groups in sources.items()},
+            "right first": {"before the last part": before, "after it": right_first(model, tokenizer, device)},
+            "log": log,
+            "last log": last,
+        }
+
+    rows = []
+    for model, row in each_seed(train_seed, tokenizer, bi_encoder, papers, args, device):
+        rows.append(row)
+        lora.save(model, args.out / str(row["seed"]))
+    write_down(recipe, None, papers, rows, args.out)
 
 
 if __name__ == "__main__":

@@ -32,6 +32,19 @@ def test_the_answer_comes_first(reranker, model):
     assert [hit.rank for hit in best] == [1, 2, 3, 4]
 
 
+@pytest.mark.parametrize("fuse", [True, False])
+def test_an_acronym_s_explanation_comes_before_what_mentions_it(reranker, fuse):
+    papers, query = rr.load_papers(), "what is rlhf?"
+    passages, ids = papers["chunk"][:], rr.passage_ids(papers)
+    [qid] = [row["qid"] for row in rr.load_queries("dev") if row["query"] == query]
+    recorded = sorted(rr.load_scored("reranker", "dev")[qid], key=lambda hit: hit.retrieval_rank)
+    hits = [rr.Hit(hit.corpus_id, hit.retrieval_score, hit.retrieval_rank) for hit in recorded]
+    best = rr.rerank(reranker, query, hits, passages, fuse=fuse)
+    grades = rr.load_qrels("dev")[qid]
+    assert grades[ids[hits[0].corpus_id]] < 2
+    assert grades[ids[best[0].corpus_id]] == 3
+
+
 def test_both_scores_and_both_ranks(reranker):
     for hit in rr.rerank(reranker, QUERY, HITS, PASSAGES):
         before = HITS[hit.corpus_id]
