@@ -78,15 +78,6 @@ def trec_qa(path: Path) -> list[tuple[str, list[tuple[str, int]]]]:
     return list(by_question.items())
 
 
-def short(kind: str) -> list[tuple[str, list[tuple[str, int]]]]:
-    """Return the short questions of a kind that are held out, with their texts in the same manner."""
-    form = {"term": "what is {}?", "question": "{}"}[kind]
-    return [
-        (form.format(row[kind]), [(t, 1) for t in row["answers"]] + [(t, 0) for t in row["others"]])
-        for row in mining.short_questions(kind, held_out=True)
-    ]
-
-
 def first_answer(model, reranker, questions, name: str) -> list[tuple[float, float, float]]:
     """Return the reciprocal rank before reranking, after it, and by the logit alone, for each question."""
     scores = []
@@ -125,8 +116,8 @@ def main() -> None:
     model, reranker = rr.load_bi_encoder(), rr.load_reranker(args.reranker)
     questions = {
         "trec_qa": trec_qa(args.data / "general_qa" / "trecqa-test.csv"),
-        "terms": short("term"),
-        "facts": short("question"),
+        "terms": mining.held_out_questions("term"),
+        "facts": mining.held_out_questions("question"),
     }
     result = {"cisi": summary(cisi(model, reranker, args.data / "cisi"), "nDCG@10")}
     for name, asked in questions.items():

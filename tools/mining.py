@@ -163,6 +163,15 @@ def short_questions(kind: str, *, held_out: bool) -> list[dict]:
     return [row for row in rows if (bucket(row[kind].lower()) < 2) == held_out]
 
 
+def held_out_questions(kind: str) -> list[tuple[str, list[tuple[str, int]]]]:
+    """Return the short questions of a kind that are held out, with their texts, labelled 1 if they answer, else 0."""
+    form = {"term": "what is {}?", "question": "{}"}[kind]
+    return [
+        (form.format(row[kind]), [(t, 1) for t in row["answers"]] + [(t, 0) for t in row["others"]])
+        for row in short_questions(kind, held_out=True)
+    ]
+
+
 def written(model, kind: str, work: Path) -> list[Group]:
     """Group the short questions of a kind that aren't held out, a group for each answer; always the same groups."""
     rng, drawn = random.Random(13), []

@@ -177,10 +177,9 @@ def right_first(model, tokenizer, device) -> dict[str, float]:
     shares = {}
     for kind in ("term", "question"):
         found = []
-        for row in mining.short_questions(kind, held_out=True):
-            query = f"what is {row['term'].lower()}?" if kind == "term" else row["question"]
-            pairs = [(query, text) for text in row["answers"] + row["others"]]
-            found.append(logits_of(model, tokenizer, pairs, device).argmax().item() < len(row["answers"]))
+        for query, labelled in mining.held_out_questions(kind):
+            logits = logits_of(model, tokenizer, [(query, text) for text, _ in labelled], device)
+            found.append(labelled[logits.argmax().item()][1])
         shares[kind] = round(float(np.mean(found)), 3)
     return shares
 

@@ -83,3 +83,11 @@ def test_groups_have_an_answer_first_and_are_always_the_same(monkeypatch):
         assert all(len(set(g.passages)) == 4 and set(g.passages[1:]) <= others for g in groups)
         random.seed(5)
         assert mining.written(None, kind, None) == groups
+
+
+@pytest.mark.parametrize(("kind", "form"), [("term", "what is {}?"), ("question", "{}")])
+def test_what_is_held_out_is_asked_with_every_text_labelled(kind, form):
+    for (query, labelled), row in zip(mining.held_out_questions(kind), ROWS[kind][True], strict=True):
+        assert query == form.format(row[kind])
+        assert [text for text, label in labelled if label] == row["answers"]
+        assert [text for text, label in labelled if not label] == row["others"]
