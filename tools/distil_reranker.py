@@ -4,8 +4,8 @@
 
 `--data` is as for `train_reranker.py`, and so are the questions and passages that are mined from it.
 1. The student has some of the backbone's layers, and starts with what the reranker's adapter has for them.
-2. It learns the reranker's logits of its own training pairs by their squared error: a label says which of
-   four passages is right, a logit also by how much.
+2. It learns the reranker's logits of its own training pairs, in the shares of its last part, by their squared
+   error: a label says which of four passages is right, a logit also by how much.
 3. Do it with three seeds and keep the one that is best on papers held out for development; `fit_fusion.py` then
    measures it on papers that nothing was trained on.
 """
@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from fitting import fit
 from torch.nn import functional as F
-from train_reranker import SHARES, arguments, each_seed, logits_of, mine, prepare, write_down
+from train_reranker import LAST_SHARES, arguments, each_seed, logits_of, mine, prepare, right_first, write_down
 from transformers import AutoTokenizer
 
 import rrhelpers as rr
@@ -35,7 +35,7 @@ Example = tuple[str, str, float]
 
 def drawn(sources: dict[str, list[mining.Group]], count: int, rng: random.Random) -> list[tuple[str, list[str]]]:
     """Return queries of all sources in their shares, each with its group's passages and one of another group."""
-    batches = mining.Batches([(share, sources[name]) for name, share in SHARES.items()], 1, rng)
+    batches = mining.Batches([(share, sources[name]) for name, share in LAST_SHARES.items()], 1, rng)
     groups = [batches.next()[0] for _ in range(count)]
     return [(g.query, [*g.passages, rng.choice(rng.choice(groups).passages)]) for g in groups]
 
@@ -77,8 +77,8 @@ def main() -> None:
     parser.add_argument("--layers", type=int, nargs="+", default=[0, 2, 4])
     parser.add_argument("--max-tokens", type=int, default=144)
     parser.add_argument("--rank", type=int, default=48)
-    parser.add_argument("--steps", type=int, default=1000)
-    parser.add_argument("--queries", type=int, default=6000, help="each gives five pairs")
+    parser.add_argument("--steps", type=int, default=1300)
+    parser.add_argument("--queries", type=int, default=8000, help="each gives five pairs")
     args = parser.parse_args()
     device, bi_encoder, papers = prepare(args)
     tokenizer = AutoTokenizer.from_pretrained(args.backbone, model_max_length=args.max_tokens)
@@ -88,7 +88,7 @@ def main() -> None:
 
     def train_seed(seed: int):
         model, log = distil(examples, tokenizer, device, args, seed)
-        return model, {"log": log}
+        return model, {"right first": right_first(model, tokenizer, device), "log": log}
 
     rows, kept = [], None
     for model, row in each_seed(train_seed, tokenizer, bi_encoder, papers, args, device):
