@@ -3,7 +3,7 @@ PYTHON ?= python3
 PORT ?= 8000
 BIN = .venv/bin
 .DEFAULT_GOAL = help
-.PHONY: help setup book site test lint unit engine nbval hub browser notebooks bench bench-quality address serve clean
+.PHONY: help setup book site test lint unit repo engine nbval hub browser notebooks bench bench-quality address serve clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -28,11 +28,11 @@ book: setup  ## Execute every chapter and build the site into _build/html
 site: setup  ## Build the site from the saved outputs, in seconds
 	@$(BIN)/python tools/build.py
 
-test: setup .venv/bench/ready  ## Run every test: lint, unit, engine, nbval, hub, browser
+test: setup .venv/bench/ready  ## Run every test: lint, unit, repo, engine, nbval, hub, browser
 	@$(BIN)/python tools/test.py
 
 engine: .venv/bench/ready
-lint unit engine nbval hub browser: setup  ## (each) Run one kind of test
+lint unit repo engine nbval hub browser: setup  ## (each) Run one kind of test
 	@$(BIN)/python tools/test.py $@
 
 notebooks: setup  ## Re-execute the chapters and save them, normalised (ONLY=04 for one)

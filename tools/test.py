@@ -11,11 +11,11 @@ from time import monotonic
 
 from chapters import ENVIRONMENT, ROOT, notebooks
 
-KINDS = ("lint", "unit", "engine", "nbval", "hub", "browser")
+KINDS = ("lint", "unit", "repo", "engine", "nbval", "hub", "browser")
 # What encodes and reranks must hold with the optional engine, too; tests that look into the forward pass are left out.
 ENGINE_TESTS = [f"tests/unit/test_{name}.py" for name in ("openvino", "encode", "rerank", "adapters", "faults")]
 # In this order: what waits for other processes comes first, so that neither worker is left alone with it.
-UNIT_TESTS = ["tests/unit/test_kills.py", "tests/notebooks", "tests/unit"]
+UNIT_TESTS = ["tests/unit/test_kills.py", "tests/unit/test_faults.py", "tests/unit"]
 
 
 def main() -> None:
@@ -75,6 +75,7 @@ def pytest(kind: str, folder: Path, environment) -> tuple[int, int, int]:
         command += {
             "engine": ["-n2", "--dist=loadfile", "-k", "not out_of_memory and not by_default", *ENGINE_TESTS],
             "unit": ["-n2", "--dist=loadfile", "--no-loadscope-reorder", *UNIT_TESTS],
+            "repo": ["-n2", "--dist=loadfile", "tests/notebooks"],
             "hub": ["-n2", "tests/hub"],  # they wait for refused connections most of the time
             "browser": ["tests/browser"],
         }[kind]
