@@ -6,8 +6,8 @@
 1. The student has some of the backbone's layers, and starts with what the reranker's adapter has for them.
 2. It learns the reranker's logits of its own training pairs, in the shares of its last part, by their squared
    error: a label says which of four passages is right, a logit also by how much.
-3. Do it with three seeds and keep the one that is best on papers held out for development; `fit_fusion.py` then
-   measures it on papers that nothing was trained on.
+3. Do it with three seeds and keep the one that is best on papers held out for development. `fit_temperature.py`
+   then gives its logits their size, and `fit_fusion.py` measures it on papers that nothing was trained on.
 """
 
 import hashlib
