@@ -7,6 +7,7 @@ import mining
 import nbformat
 import pytest
 from chapters import ROOT
+from scipy.stats import spearmanr
 
 import rrhelpers as rr
 from rrhelpers.registry import SPECS
@@ -219,6 +220,13 @@ def test_the_small_reranker_is_a_trade_off():
     assert measured["times the reranker's pairs per second"][0] >= 2.2
     ndcg = {row["system"]: row["nDCG@10"] for row in measured["search"]}
     assert ndcg["bi-encoder"] < ndcg["bi-encoder, then reranker-small"]
+    small, large = (
+        json.loads((RERANKER.parent / role / "fusion.json").read_text())["held-out papers"]
+        for role in ("reranker-small", "reranker")
+    )
+    assert (small["questions"], small["chunks"]) == (large["questions"], large["chunks"])
+    for way in ("logit alone", "fused"):
+        assert 0 < small[way]["gain_95%"][0] < small[way]["gain"] < large[way]["gain"]
 
 
 def test_the_pair_scorer_s_figures_are_those_measured():
@@ -226,7 +234,21 @@ def test_the_pair_scorer_s_figures_are_those_measured():
     for row in training["seeds"]:
         assert figure(row["stsb dev"], 4) in said
         assert figure(row["own dev"], 4) in said
+    kept = next(row for row in training["seeds"] if row["seed"] == training["kept"])
+    assert len(training["seeds"]) == 3
+    assert kept["stsb dev"] == max(row["stsb dev"] for row in training["seeds"])
+    of_scorer, of_cosine = (training["spearman"][name] for name in ("pair-scorer", "bi-encoder"))
+    assert of_scorer["stsb test"] >= 0.85 > of_cosine["stsb test"]
+    assert of_scorer["own test"] > of_cosine["own test"]
     for of_one in training["spearman"].values():
         assert all(figure(of_one[f"{name} test"], 4) in said for name in ("stsb", "own"))
     measured = json.loads((ROOT / "bench" / "quality.json").read_text())["sentence pairs"]
     assert all(figure(value, 3) in said for value in measured["gain"])
+
+
+def test_the_pair_scorer_gives_the_figure_of_the_book_s_own_pairs():
+    rows = rr.load_pairs("test")
+    pairs = list(zip(rows["sentence1"], rows["sentence2"], strict=True))
+    found = spearmanr(rr.load_pair_scorer(device="cpu").predict(pairs, show_progress_bar=False), rows["score"][:])[0]
+    measured = json.loads((RERANKER.parent / "pair-scorer" / "training.json").read_text())["spearman"]
+    assert found == pytest.approx(measured["pair-scorer"]["own test"], abs=0.005)

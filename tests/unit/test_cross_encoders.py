@@ -1,14 +1,10 @@
 """The small reranker and the pair scorer: what they load as, what they give, however it is computed."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
-from scipy.stats import spearmanr
 
 import rrhelpers as rr
-from rrhelpers import backbone
 
 QUERY = "How many people live in Berlin?"
 PASSAGES = [
@@ -69,7 +65,7 @@ def test_bf16_keeps_the_order_of_what_is_apart(role, small_reranker, scorer):
     """Logits that differ by a tenth or more keep their order in bfloat16, and aren't tied."""
     rough = LOADERS[role](role, device="cpu", dtype=torch.bfloat16)
     queries, passages = rr.load_queries("dev")["query"][:6], rr.load_papers()["chunk"][:8]
-    pairs = [(query, passage) for query in queries for passage in passages]
+    pairs = [(query, passage[:400]) for query in queries for passage in passages]
     exact = logits(small_reranker if role == "reranker-small" else scorer, pairs)
     coarse = logits(rough, pairs)
     apart = exact[:, None] - exact[None] > 0.1
@@ -93,33 +89,7 @@ def test_small_reranker_gives_the_logits_on_record(small_reranker):
     assert found == pytest.approx([hit.score for hit in hits], abs=0.01)
 
 
-def test_small_reranker_gains_on_papers_it_never_saw_and_less_than_the_large_one():
-    small, large = (json.loads((backbone._WEIGHTS / role / "fusion.json").read_text())["held-out papers"]
-                    for role in ("reranker-small", "reranker"))  # fmt: skip
-    assert (small["questions"], small["chunks"]) == (large["questions"], large["chunks"])
-    for way in ("logit alone", "fused"):
-        assert 0 < small[way]["gain_95%"][0] < small[way]["gain"] < large[way]["gain"]
-
-
 def test_pair_scorer_is_on_the_benchmark_s_scale(scorer):
     alike, unlike, same = scorer.predict(PAIRS)
     assert 0 <= unlike < 0.2 < 0.5 < alike <= 1
     assert same > alike
-
-
-def test_pair_scorer_is_nearer_to_the_scores_of_the_book_s_test_pairs_than_the_cosine():
-    scorer, rows = rr.load_pair_scorer(device="cpu"), rr.load_pairs("test")
-    found = scorer.predict(list(zip(rows["sentence1"], rows["sentence2"], strict=True)), show_progress_bar=False)
-    by_scorer = spearmanr(found, rows["score"][:])[0]
-    measured = json.loads((backbone._WEIGHTS / "pair-scorer" / "training.json").read_text())["spearman"]
-    assert by_scorer == pytest.approx(measured["pair-scorer"]["own test"], abs=0.005)
-    assert by_scorer > measured["bi-encoder"]["own test"]
-
-
-def test_pair_scorer_s_figures_on_the_benchmark():
-    measured = json.loads((backbone._WEIGHTS / "pair-scorer" / "training.json").read_text())
-    rows = measured["seeds"]
-    kept = next(row for row in rows if row["seed"] == measured["kept"])
-    assert len(rows) == 3
-    assert kept["stsb dev"] == max(row["stsb dev"] for row in rows)
-    assert measured["spearman"]["pair-scorer"]["stsb test"] >= 0.85 > measured["spearman"]["bi-encoder"]["stsb test"]

@@ -41,8 +41,14 @@ def test_the_embedded_model_on_the_books_own_pairs(model):
     assert len(found.related) == (pairs.kind == "paraphrase_far").sum() > 0
     assert found.level < 0.2
     assert found.separation > 0.95
-    by_function = rr.negative_test(lambda texts: rr.encode(model, texts))
+
+
+def test_a_model_is_what_encode_gives(model):
+    pairs = {"unrelated": [("A cat sleeps.", "Prices rose.")], "related": [("A cat sleeps.", "A cat is asleep.")]}
+    found, by_function = (rr.negative_test(one, **pairs) for one in (model, lambda texts: rr.encode(model, texts)))
     assert by_function.related == pytest.approx(found.related, abs=1e-5)
+    assert by_function.unrelated == pytest.approx(found.unrelated, abs=1e-5)
+    assert found.separation == 1
 
 
 def test_arrays_are_not_printed():
