@@ -15,7 +15,7 @@ KINDS = ("lint", "unit", "repo", "engine", "nbval", "hub", "browser")
 # What encodes and reranks must hold with the optional engine, too; tests that look into the forward pass are left out.
 ENGINE_TESTS = [f"tests/unit/test_{name}.py" for name in ("openvino", "encode", "rerank", "adapters", "faults")]
 # In this order: what waits for other processes comes first, so that neither worker is left alone with it.
-UNIT_TESTS = ["tests/unit/test_kills.py", "tests/unit/test_faults.py", "tests/unit"]
+UNIT_TESTS = ["tests/unit/test_processes.py", "tests/unit"]
 
 
 def main() -> None:

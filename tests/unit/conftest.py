@@ -4,11 +4,10 @@ import os
 
 import numpy as np
 import pytest
-import tiny
-import torch
 
 import rrhelpers as rr
-from rrhelpers import encoding
+
+# torch and what needs it are imported in the fixtures: pytest's first process reads this file, but runs no test.
 
 # `make engine` runs these; where OpenVINO isn't the engine they would compare PyTorch with itself.
 collect_ignore = [] if os.environ.get("RRHELPERS_ENGINE") == "openvino" else ["test_openvino.py"]
@@ -25,30 +24,40 @@ def own_cache(tmp_path, monkeypatch):
 @pytest.fixture(scope="session")
 def model():
     """Return the embedded bi-encoder in float32 on the CPU, where figures are the same everywhere."""
+    import torch
+
     return rr.load_bi_encoder(device="cpu", dtype=torch.float32)
 
 
 @pytest.fixture(scope="session")
 def reranker():
     """Return the embedded reranker in float32 on the CPU."""
+    import torch
+
     return rr.load_reranker(device="cpu", dtype=torch.float32)
 
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory):
     """Return the folder of a tiny bi-encoder."""
+    import tiny
+
     return tiny.bi_encoder(tmp_path_factory.mktemp("model") / "bi-encoder")
 
 
 @pytest.fixture(scope="session")
 def small(folder):
     """Return the tiny bi-encoder, loaded."""
+    import torch
+
     return rr.load_bi_encoder(str(folder), device="cpu", dtype=torch.float32)
 
 
 @pytest.fixture
 def small_blocks(monkeypatch):
     """Cut corpora into blocks of 16 texts, so that a run writes many files."""
+    from rrhelpers import encoding
+
     monkeypatch.setattr(encoding, "BLOCK", 16)
 
 

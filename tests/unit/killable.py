@@ -1,6 +1,8 @@
-"""Run `encode` in a child process for each file to write, at every line on standard input, and say their process ids.
+"""Run `encode` in child processes and say their ids, at every line on standard input.
 
-    python killable.py MODEL CACHE OUT [OUT...]
+    python killable.py MODEL
+
+A line has the cache folder and one or more files to write, separated by tabs; each file gets a process.
 
 Importing torch takes seconds and forking doesn't, so a test can start and kill many runs.
 """
@@ -22,15 +24,15 @@ def texts(n: int = 800) -> list[str]:
     return [f"passage {i} of the reward model " + "to read a query " * (i % 9) for i in range(n)]
 
 
-def serve(folder, where, *outs):
+def serve(folder):
     """Start the process that encodes on demand."""
-    command = [sys.executable, __file__, str(folder), str(where), *map(str, outs)]
+    command = [sys.executable, __file__, str(folder)]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
-def start(server) -> list[int]:
+def start(server, where, *outs) -> list[int]:
     """Begin a run for each file to write and return their process ids."""
-    server.stdin.write("go\n")
+    server.stdin.write("\t".join(map(str, (where, *outs))) + "\n")
     server.stdin.flush()
     return [int(child) for child in server.stdout.readline().split()]
 
@@ -40,9 +42,9 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a process in the background may have it ignored
     torch.set_num_threads(1)  # no thread pool, so forking is safe
     encoding.BLOCK = 16
-    folder, cache, *outs = sys.argv[1:]
-    model = rr.load_bi_encoder(folder, device="cpu", dtype=torch.float32)
-    for _ in sys.stdin:
+    model = rr.load_bi_encoder(sys.argv[1], device="cpu", dtype=torch.float32)
+    for line in sys.stdin:
+        cache, *outs = line.rstrip("\n").split("\t")
         children = [child(model, cache, out) for out in outs]
         print(*children, flush=True)
         for number in children:

@@ -1,4 +1,4 @@
-"""What may go wrong while encoding: errors, damaged files, full disks, two at once, leftovers. Nothing is lost."""
+"""What may go wrong while encoding: errors, damaged files, full disks, leftovers. Nothing is lost."""
 
 import fcntl
 import hashlib
@@ -12,8 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from killable import serve, start
-from killable import texts as many_texts
 
 import rrhelpers as rr
 from rrhelpers import cache, encoding
@@ -146,22 +144,6 @@ def test_a_full_disk_under_the_output(small, texts, tmp_path):
     with full_disk(), pytest.raises(OSError, match="too large"):
         rr.encode(small, texts, cache=False, out=tmp_path / "vectors.npy")
     assert list(tmp_path.iterdir()) == []
-
-
-def test_two_processes_encode_the_same_corpus(folder, small, tmp_path):
-    where = tmp_path / "blocks"
-    outs = [tmp_path / f"{name}.npy" for name in "ab"]
-    server = serve(folder, where, *outs)
-    assert len(set(start(server))) == 2
-    server.stdin.close()
-    assert server.wait(120) == 0
-    assert not any(out.with_suffix(".error").exists() for out in outs)
-    expected = rr.encode(small, many_texts(), cache=False, progress=False)
-    for out in outs:
-        assert (np.load(out) == expected).all()
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert (rr.encode(small, many_texts(), cache=where, progress=False) == expected).all()
 
 
 def test_leftovers_of_killed_runs_are_swept(small, texts, tmp_path):

@@ -1,4 +1,4 @@
-"""Encoding in processes that are killed. Nothing is lost, and nothing is half-written."""
+"""Encoding in processes that are killed, interrupted or two at once. Nothing is lost, and nothing is half-written."""
 
 import hashlib
 import os
@@ -28,23 +28,24 @@ def files(where: Path) -> list[Path]:
 
 
 @pytest.fixture(scope="module")
-def run(folder, tmp_path_factory):
-    """Return a process that encodes on demand, its cache folder and the file that it writes."""
-    place = tmp_path_factory.mktemp("run")
-    where, out = place / "blocks", place / "vectors.npy"
-    server = serve(folder, where, out)
-    yield server, where, out
-    server.stdin.close()
-    server.wait(30)
+def server(folder):
+    """Return a process that encodes on demand."""
+    process = serve(folder)
+    yield process
+    process.stdin.close()
+    assert process.wait(30) == 0
 
 
 @pytest.fixture
-def fresh_run(run):
-    """Return the same, with nothing encoded yet."""
-    _, where, out = run
-    shutil.rmtree(where, ignore_errors=True)
-    out.unlink(missing_ok=True)
-    return run
+def where(tmp_path) -> Path:
+    """Return a cache folder of the test's own."""
+    return tmp_path / "blocks"
+
+
+@pytest.fixture
+def out(tmp_path) -> Path:
+    """Return the file to write."""
+    return tmp_path / "vectors.npy"
 
 
 def leftovers(folder: Path) -> list[Path]:
@@ -60,12 +61,11 @@ def wait_for(condition, seconds: float = 60) -> None:
         time.sleep(0.001)
 
 
-def test_killed_at_random_moments(fresh_run, small):
+def test_killed_at_random_moments(server, where, out, small):
     """50 runs are killed; every block on the disk is whole, and what they left gives the right result."""
-    server, where, out = fresh_run
     expected = rr.encode(small, many_texts(), cache=False, progress=False)
     rng = random.Random(7)
-    start(server)
+    start(server, where, out)
     began = time.monotonic()
     assert server.stdout.readline() == "ended\n"
     whole_run = time.monotonic() - began
@@ -75,7 +75,7 @@ def test_killed_at_random_moments(fresh_run, small):
             out.unlink()
             for path in files(where):
                 path.unlink()
-        [child] = start(server)
+        [child] = start(server, where, out)
         time.sleep(rng.uniform(0, whole_run / 3))
         with suppress(ProcessLookupError):
             os.kill(child, signal.SIGKILL)
@@ -94,14 +94,13 @@ def test_killed_at_random_moments(fresh_run, small):
     assert leftovers(out.parent) == []
 
 
-def test_interrupted_at_random_moments(fresh_run, small):
+def test_interrupted_at_random_moments(server, where, out, small):
     """Control-C leaves finished blocks and nothing else, and the next run takes them."""
-    server, where, out = fresh_run
     rng = random.Random(7)
     interrupted = 0
     for _ in range(INTERRUPTS):
         shutil.rmtree(where, ignore_errors=True)
-        [child] = start(server)
+        [child] = start(server, where, out)
         wait_for(lambda: len(files(where)) >= 2)
         time.sleep(rng.uniform(0, 0.05))
         os.kill(child, signal.SIGINT)
@@ -114,3 +113,17 @@ def test_interrupted_at_random_moments(fresh_run, small):
     kept = {path: path.stat().st_ino for path in files(where)}
     rr.encode(small, iter(many_texts()), cache=where, out=out, progress=False)
     assert {path: path.stat().st_ino for path in kept} == kept, "finished blocks were computed again"
+
+
+def test_two_at_once(server, where, tmp_path, small):
+    """Two processes that encode the same corpus with one cache give the same, and leave the cache whole."""
+    outs = [tmp_path / f"{name}.npy" for name in "ab"]
+    assert len(set(start(server, where, *outs))) == 2
+    assert server.stdout.readline() == "ended\n"
+    assert not any(out.with_suffix(".error").exists() for out in outs)
+    expected = rr.encode(small, many_texts(), cache=False, progress=False)
+    for out in outs:
+        assert (np.load(out) == expected).all()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert (rr.encode(small, many_texts(), cache=where, progress=False) == expected).all()
