@@ -77,4 +77,5 @@ def save(model, out: Path) -> None:
     (out / "README.md").unlink(missing_ok=True)
     config = json.loads((out / "adapter_config.json").read_text(encoding="utf-8"))
     config["base_model_name_or_path"] = BACKBONE
+    config["target_modules"] = sorted(config["target_modules"])  # a set: its order would change from run to run
     (out / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
