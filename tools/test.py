@@ -12,8 +12,11 @@ from time import monotonic
 from chapters import ENVIRONMENT, ROOT, notebooks
 
 KINDS = ("lint", "unit", "repo", "engine", "nbval", "hub", "browser")
-# What encodes and reranks must hold with the optional engine, too; tests that look into the forward pass are left out.
-ENGINE_TESTS = [f"tests/unit/test_{name}.py" for name in ("openvino", "encode", "rerank", "adapters", "faults")]
+# What encodes and reranks must hold with the optional engine, too; tests that look into PyTorch, or kill, are left out.
+ENGINE_TESTS = [
+    *("-k", "not out_of_memory and not by_default and not at_random"),
+    *(f"tests/unit/test_{name}.py" for name in ("openvino", "encode", "rerank", "adapters", "faults", "processes")),
+]
 # In this order: what waits for other processes comes first, so that neither worker is left alone with it.
 UNIT_TESTS = ["tests/unit/test_processes.py", "tests/unit"]
 
@@ -73,7 +76,7 @@ def pytest(kind: str, folder: Path, environment) -> tuple[int, int, int]:
             # OpenVINO lies in a folder of its own: nothing else in .venv is to find it.
             environment |= {"RRHELPERS_ENGINE": "openvino", "PYTHONPATH": str(ROOT / ".venv" / "bench")}
         command += {
-            "engine": ["-n2", "--dist=loadfile", "-k", "not out_of_memory and not by_default", *ENGINE_TESTS],
+            "engine": ["-n2", "--dist=loadfile", *ENGINE_TESTS],
             "unit": ["-n2", "--dist=loadfile", "--no-loadscope-reorder", *UNIT_TESTS],
             "repo": ["-n2", "--dist=loadfile", "tests/notebooks"],
             "hub": ["-n2", "tests/hub"],  # they wait for refused connections most of the time

@@ -64,12 +64,12 @@ def test_saved_and_loaded_again(cross_encoder, tmp_path):
 def test_bf16_keeps_the_order_of_what_is_apart(role, small_reranker, scorer):
     """Logits that differ by a tenth or more keep their order in bfloat16, and aren't tied."""
     rough = LOADERS[role](role, device="cpu", dtype=torch.bfloat16)
-    queries, passages = rr.load_queries("dev")["query"][:6], rr.load_papers()["chunk"][:8]
-    pairs = [(query, passage[:400]) for query in queries for passage in passages]
+    queries, passages = rr.load_queries("dev")["query"][:4], rr.load_papers()["chunk"][:8]
+    pairs = [(query, passage) for query in queries for passage in passages]
     exact = logits(small_reranker if role == "reranker-small" else scorer, pairs)
     coarse = logits(rough, pairs)
     apart = exact[:, None] - exact[None] > 0.1
-    assert apart.sum() > 500
+    assert apart.sum() > 200
     assert (coarse[:, None] - coarse[None])[apart].min() > 0
 
 
